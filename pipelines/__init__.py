@@ -1,0 +1,1 @@
+"""Composition: a package a job: what is asked, what will run, the graph."""

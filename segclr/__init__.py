@@ -1,0 +1,1 @@
+"""The model: nodes, crops, network, weights and encoder, on numpy and keras."""

@@ -1,0 +1,1 @@
+"""Beam: PTransforms and DoFns, each a thin adapter over a pure function."""

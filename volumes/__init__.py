@@ -1,0 +1,1 @@
+"""Storage: geometry, volumes and the embedding store, on numpy and tensorstore."""
