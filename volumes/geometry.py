@@ -172,6 +172,11 @@ class ChunkGrid:
         """Number of cells."""
         return math.prod(self.counts)
 
+    @property
+    def lattice_domain(self) -> Box:
+        """The box of lattice coordinates that the grid's cells have."""
+        return Box.of(self.first, self.counts)
+
     def coordinate(self, index: int) -> Vec:
         """Lattice coordinate of cell ``index``."""
         if not 0 <= index < self.size:

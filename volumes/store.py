@@ -1,0 +1,365 @@
+"""Where embeddings live: a store's documents, generations, runs and published versions.
+
+    STORE/store.json                        format, D, lattice (box shape, anchored at voxel 0)
+    STORE/generations/G/manifest.json       a generation: one model, one set of parameters
+    STORE/generations/G/partitions/I_J_K/   an OCDBT database that owns a block of boxes
+    STORE/runs/RUN/                         who ran, what it walked and turned away, how it ended
+    STORE/versions/V.json                   published last: each partition's version and digests
+
+Everything but the partitions is a small JSON document, written whole; manifests and versions are
+created only where none is.
+"""
+
+import dataclasses
+import datetime
+import math
+import secrets
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from volumes import documents, objects, partition
+from volumes.errors import RequestError, RunError
+from volumes.geometry import ChunkGrid, Vec, vec
+from volumes.partition import Partition
+from volumes.receipts import Receipt, json_digest
+
+_STORE = ("segclr-store", 1)
+_MANIFEST = ("segclr-manifest", 1)
+_VERSION = ("segclr-version", 1)
+_RUN = ("segclr-run", 1)
+
+# An OCDBT database slows down as it grows, so a partition stays at no more boxes than this.
+PARTITION_BOXES = 1024
+
+# Undone boxes are named up to this number; the rest are counted.
+_NAMED = 100
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Generation:
+    """Names one generation of a store; JSON-able, picklable, opens nothing.
+
+    Attributes:
+        store: Location of the store.
+        name: The generation's name.
+        width: D, the length of an embedding.
+        lattice: Shape of a box in voxels, XYZ; cell (0, 0, 0) begins at voxel 0 of the frame.
+        block: Boxes of a partition on each axis, at most 1,024 together.
+    """
+
+    store: str
+    name: str
+    width: int
+    lattice: Vec
+    block: Vec
+
+    def __post_init__(self) -> None:
+        """Refuse a block that makes partitions too large to stay quick."""
+        if min(self.block) < 1 or math.prod(self.block) > PARTITION_BOXES:
+            raise ValueError(f"a partition has 1 to {PARTITION_BOXES} boxes, got {self.block}")
+
+    @property
+    def url(self) -> str:
+        """Location of the generation."""
+        return objects.join(self.store, "generations", self.name)
+
+    def blocks(self, grid: ChunkGrid) -> ChunkGrid:
+        """The lattice of partitions over the lattice coordinates of a grid of boxes."""
+        return ChunkGrid(grid.lattice_domain, self.block)
+
+    def partition_name(self, box: Vec) -> str:
+        """Name ``I_J_K`` of the partition that owns the box at a lattice coordinate."""
+        return name_of(vec(i // b for i, b in zip(box, self.block, strict=True)))
+
+    def partition(self, name: str) -> Partition:
+        """The partition of a name."""
+        url = objects.join(self.url, "partitions", name)
+        return Partition(url, math.prod(self.block), self.width)
+
+    def local(self, box: Vec) -> int:
+        """Index of a box on its partition's box axis, running fastest along x."""
+        i, j, k = (c % b for c, b in zip(box, self.block, strict=True))
+        return i + self.block[0] * (j + self.block[1] * k)
+
+    def place(self, box: Vec) -> tuple[Partition, int]:
+        """The partition that owns a box, and the box's index in it."""
+        return self.partition(self.partition_name(box)), self.local(box)
+
+    def to_json(self) -> dict[str, Any]:
+        """The generation as JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> "Generation":
+        """The generation that ``to_json`` wrote."""
+        return cls(
+            document["store"],
+            document["name"],
+            document["width"],
+            vec(document["lattice"]),
+            vec(document["block"]),
+        )
+
+
+def name_of(coordinate: Vec) -> str:
+    """``I_J_K``, the key of a box or a partition."""
+    return "_".join(str(i) for i in coordinate)
+
+
+def coordinate_of(name: str) -> Vec:
+    """The lattice coordinate of a key; the inverse of ``name_of``."""
+    return vec(int(i) for i in name.split("_"))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Seal:
+    """The accounting of one partition at one version of its database, from storage alone.
+
+    Attributes:
+        partition: The partition's name.
+        version: The database's generation number.
+        boxes: Boxes with a receipt.
+        nodes: Nodes that plans owe.
+        rows: Rows that receipts record.
+        rejected: (reason, count) pairs that receipts record, sorted.
+        digest: Digest of the boxes' row digests.
+        undone: Boxes with a plan and no receipt, the first hundred.
+        undone_boxes: How many those are.
+        unplanned_boxes: Boxes with a receipt and no plan.
+    """
+
+    partition: str
+    version: int
+    boxes: int
+    nodes: int
+    rows: int
+    rejected: tuple[tuple[str, int], ...]
+    digest: str
+    undone: tuple[str, ...]
+    undone_boxes: int
+    unplanned_boxes: int
+
+
+def seal(generation: Generation, name: str) -> Seal:
+    """Account for a partition: planned against committed, read from storage alone."""
+    part = generation.partition(name)
+    version = partition.newest_version(part)
+    if version == 0:
+        return Seal(name, 0, 0, 0, 0, (), json_digest([]), (), 0, 0)
+    planned = partition.listed(part, "plan", version)
+    committed = set(partition.listed(part, "receipts", version))
+    nodes = 0
+    for box in planned:
+        plan = partition.read_plan(part, box, version)
+        nodes += plan.nodes if plan else 0
+    receipts = _receipts(part, sorted(committed, key=coordinate_of), version)
+    undone = [box for box in planned if box not in committed]
+    return Seal(
+        partition=name,
+        version=version,
+        boxes=len(receipts),
+        nodes=nodes,
+        rows=sum(r.committed for r in receipts),
+        rejected=added(r.rejected for r in receipts),
+        digest=json_digest([[r.box, r.fingerprint, r.rows_digest] for r in receipts]),
+        undone=tuple(undone[:_NAMED]),
+        undone_boxes=len(undone),
+        unplanned_boxes=len(committed - set(planned)),
+    )
+
+
+def _receipts(part: Partition, boxes: list[str], version: int) -> list[Receipt]:
+    found = []
+    for box in boxes:
+        receipt = partition.read_receipt(part, box, version)
+        if receipt is None:
+            raise RunError(f"{part} lists a receipt of box {box} at version {version} without one")
+        found.append(receipt)
+    return found
+
+
+def added(counts: Iterable[Iterable[tuple[str, int]]]) -> tuple[tuple[str, int], ...]:
+    """The sum of several (reason, count) collections, sorted, zeros left out."""
+    total: dict[str, int] = {}
+    for pairs in counts:
+        for reason, n in pairs:
+            total[reason] = total.get(reason, 0) + n
+    return tuple(sorted((reason, n) for reason, n in total.items() if n))
+
+
+def read_store(url: str) -> dict[str, Any] | None:
+    """The body of ``store.json``; None where the location is empty or absent.
+
+    Raises:
+        RequestError: Something else stands at the location.
+    """
+    where = objects.join(url, "store.json")
+    data = objects.read(where)
+    if data is not None:
+        try:
+            return documents.load(data, *_STORE, where)
+        except RunError as e:
+            raise RequestError(f"{objects.redacted(url)} is not a store to write to: {e}") from e
+    path = objects.local_path(url)
+    if path is not None and path.exists() and not path.is_dir():
+        raise RequestError(
+            f"--output {url} is a file; a store is a directory: name a new or empty one"
+        )
+    if others := objects.names(url):
+        raise RequestError(
+            f"--output {objects.redacted(url)} is not empty and not an embedding store (it has "
+            f"{', '.join(others[:3])}); nothing of it was touched: name a new or empty directory"
+        )
+    return None
+
+
+def read_manifest(url: str, generation: str) -> dict[str, Any] | None:
+    """The body of a generation's manifest, or None where there is none."""
+    where = objects.join(url, "generations", generation, "manifest.json")
+    data = objects.read(where)
+    return None if data is None else documents.load(data, *_MANIFEST, where)
+
+
+def refuse_other_identity(url: str, generation: str, identity: dict[str, Any]) -> bool:
+    """Whether the store holds this very run already; reads only.
+
+    Args:
+        url: The store.
+        generation: The generation's name.
+        identity: What makes a run the same run, a flat JSON object.
+
+    Returns:
+        False where there is no store yet, True where its manifest has the same identity.
+
+    Raises:
+        RequestError: Another run's store; the message names each field that differs.
+    """
+    if read_store(url) is None:
+        return False
+    manifest = read_manifest(url, generation)
+    if manifest is None:
+        return False
+    theirs = manifest.get("identity", {})
+    differing = [
+        f"{key}: {theirs.get(key)!r} there, {identity.get(key)!r} asked"
+        for key in sorted(theirs.keys() | identity.keys())
+        if theirs.get(key) != identity.get(key)
+    ]
+    if differing:
+        raise RequestError(
+            f"--output {objects.redacted(url)} belongs to another run; it differs in "
+            f"{'; '.join(differing)}. Rows of two runs are never mixed: name a new --output, or "
+            "give the inputs and parameters of that store"
+        )
+    return True
+
+
+def prepare(generation: Generation, manifest: dict[str, Any]) -> None:
+    """Write the store's and the generation's documents, once.
+
+    Args:
+        generation: The generation to be written.
+        manifest: The run's manifest; its ``identity`` must be that of a manifest already there.
+    """
+    body = {"width": generation.width, "lattice": list(generation.lattice)}
+    where = objects.join(generation.store, "store.json")
+    if not objects.create(where, documents.dump(*_STORE, body)):
+        found = documents.load(objects.read(where) or b"", *_STORE, where)
+        if found != body:
+            raise RequestError(
+                f"{objects.redacted(generation.store)} holds embeddings of width "
+                f"{found.get('width')} in boxes of {found.get('lattice')}; this run makes width "
+                f"{generation.width} in boxes of {list(generation.lattice)}: name a new --output"
+            )
+    where = objects.join(generation.url, "manifest.json")
+    if not objects.create(where, documents.dump(*_MANIFEST, manifest)):
+        refuse_other_identity(generation.store, generation.name, manifest["identity"])
+
+
+def new_run() -> str:
+    """A name for a run: the time of its start in UTC, and eight random digits."""
+    now = datetime.datetime.now(datetime.UTC)
+    return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+
+
+def write_run(store: str, run: str, what: str, body: dict[str, Any]) -> None:
+    """Write one of a run's documents: ``run``, ``unplaced``, ``walked`` or ``summary``."""
+    where = objects.join(store, "runs", run, f"{what}.json")
+    objects.write(where, documents.dump(f"{_RUN[0]}-{what}", _RUN[1], body))
+
+
+def read_run(store: str, run: str, what: str) -> dict[str, Any] | None:
+    """One of a run's documents, or None where it was not written."""
+    where = objects.join(store, "runs", run, f"{what}.json")
+    data = objects.read(where)
+    return None if data is None else documents.load(data, f"{_RUN[0]}-{what}", _RUN[1], where)
+
+
+def version_numbers(store: str) -> list[int]:
+    """Published versions, ascending."""
+    found = objects.names(objects.join(store, "versions"))
+    return sorted(int(n[:-5]) for n in found if n.endswith(".json") and n[:-5].isdigit())
+
+
+def read_version(store: str, number: int) -> dict[str, Any] | None:
+    """The document of a published version, or None where there is none."""
+    where = objects.join(store, "versions", f"{number}.json")
+    data = objects.read(where)
+    return None if data is None else documents.load(data, *_VERSION, where)
+
+
+def latest_version(store: str) -> tuple[int, dict[str, Any]] | None:
+    """The newest published version and its document; None where nothing is published."""
+    numbers = version_numbers(store)
+    if not numbers:
+        return None
+    document = read_version(store, numbers[-1])
+    return None if document is None else (numbers[-1], document)
+
+
+def publish(generation: Generation, seals: list[Seal], body: dict[str, Any]) -> int:
+    """Publish the partitions' sealed state as a version, unless the latest says the same.
+
+    Args:
+        generation: The generation the seals are of.
+        seals: One seal a partition, none of them with an undone box.
+        body: What else the version records: run, inputs, nodes, time.
+
+    Returns:
+        The number of the version that holds exactly this content.
+    """
+    ordered = sorted(seals, key=lambda s: coordinate_of(s.partition))
+    content = json_digest([generation.name, [[s.partition, s.digest] for s in ordered]])
+    document = {
+        **body,
+        "generation": generation.to_json() | {"store": ""},
+        "digest": content,
+        "boxes": sum(s.boxes for s in ordered),
+        "nodes": sum(s.nodes for s in ordered),
+        "rows": sum(s.rows for s in ordered),
+        "rejected": dict(added(s.rejected for s in ordered)),
+        "partitions": {
+            s.partition: {
+                "version": s.version,
+                "boxes": s.boxes,
+                "rows": s.rows,
+                "digest": s.digest,
+            }
+            for s in ordered
+        },
+    }
+    while True:
+        latest = latest_version(generation.store)
+        if latest is not None and latest[1]["digest"] == content:
+            return latest[0]
+        number = latest[0] + 1 if latest else 1
+        where = objects.join(generation.store, "versions", f"{number}.json")
+        if objects.create(where, documents.dump(*_VERSION, document)):
+            return number
+
+
+def partitions_present(generation: Generation) -> Iterator[str]:
+    """Names of the partitions that exist now, by listing; for work under way."""
+    for name in objects.names(objects.join(generation.url, "partitions")):
+        if name.endswith("/"):
+            yield name[:-1]
