@@ -257,6 +257,11 @@ class ChunkGrid:
         )
 
 
+def same_voxel_size(first: Vec3, second: Vec3) -> bool:
+    """Whether two voxel sizes are equal but for the rounding of units."""
+    return all(math.isclose(a, b, rel_tol=1e-9) for a, b in zip(first, second, strict=True))
+
+
 def voxels_at(position_nm: npt.NDArray[np.float64], voxel_size_nm: Vec3) -> npt.NDArray[np.int64]:
     """The voxel of each position: the one rule that decides box, crop and ``outside``.
 

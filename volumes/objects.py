@@ -11,6 +11,7 @@ import errno
 import functools
 import os
 import pathlib
+import shutil
 import tempfile
 import urllib.parse
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from volumes.errors import RequestError, RunError
 from volumes.redaction import redacted, redacted_text
 
 __all__ = [
+    "absolute",
     "create",
     "exists",
     "join",
@@ -35,6 +37,7 @@ __all__ = [
     "names",
     "read",
     "redacted",
+    "upload",
     "write",
 ]
 
@@ -48,6 +51,12 @@ def local_path(url: str) -> pathlib.Path | None:
     if url.startswith("file://"):
         return pathlib.Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path))
     return None if "://" in url else pathlib.Path(url)
+
+
+def absolute(url: str) -> str:
+    """The location with a local path made absolute, without a slash at the end."""
+    path = local_path(url)
+    return url.rstrip("/") if path is None else os.path.abspath(path)
 
 
 def join(url: str, *parts: str) -> str:
@@ -109,6 +118,25 @@ def write(url: str, data: bytes) -> None:
         else:
             directory, name = _split(url)
             _kv(directory).write(name, data).result()
+
+
+def upload(source: pathlib.Path, url: str) -> None:
+    """Write a local file as an object, replacing what is there; like ``write``, whole or not."""
+    with _told(url, "write"):
+        path = local_path(url)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            try:
+                shutil.copyfile(source, beside)
+                os.replace(beside, path)
+            finally:
+                beside.unlink(missing_ok=True)
+        elif url.startswith("gs://"):
+            _blob(url).upload_from_filename(str(source))
+        else:
+            directory, name = _split(url)
+            _kv(directory).write(name, source.read_bytes()).result()
 
 
 def create(url: str, data: bytes) -> bool:

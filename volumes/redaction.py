@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 _QUERY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s?#|\"']*)\?[^\s|#\"']*")
 _USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s/@\"']+@")
 _SECRET_MEMBERS = re.compile(
-    r"(?i)(credential|secret|passw|token|api_?key|access_?key|private_?key|authorization)"
+    r"(?i)(credential|secret|passw|token|api_?key|access_?key|private_?key|authorization|^headers$)"
 )
 
 

@@ -1,0 +1,316 @@
+"""Reads boxes of volumes: chunk by chunk, many at once, nothing decoded twice in a box.
+
+A box is cut into its pieces, each what one read chunk has of it, and the pieces of all boxes asked
+for together are read in a few batches of bounded size. So TensorStore merges requests of one shard,
+no chunk is decoded twice for a box, and a chunk that is not stored is told by its own piece.
+
+A chunk that is not stored is zero here, whatever fill value the format states, and is reported.
+TensorStore tells it for every format that ``volumes.formats`` knows, sharded or not. It does not
+for a JSON spec of another driver (``cast``, ``stack``, ``downsample``): there it is the fill value.
+"""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import tensorstore as ts
+
+from volumes.errors import RunError
+from volumes.formats import TS_ERRORS, told
+from volumes.geometry import Box, ChunkGrid, vec
+from volumes.opening import Volume
+from volumes.spec import VolumeSpec
+
+MissingChunks = Literal["error", "zero"]
+"""What a chunk that is not stored is: an error of the read, or zeros that are reported."""
+
+BYTES_IN_FLIGHT = 256 << 20
+"""Decoded bytes of the chunks that are read at once, unless told otherwise."""
+
+LIMIT_BYTES = 8 << 30
+"""The most bytes that one call may allocate, unless told otherwise."""
+
+_MISSING = re.compile(r"NOT_FOUND: .*\bis missing\b", re.DOTALL)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Request:
+    """A box of a volume to be read.
+
+    Attributes:
+        volume: What to read.
+        box: Which frame voxels, XYZ; it may reach outside the volume's domain.
+        missing: What a chunk that is not stored is.
+    """
+
+    volume: Volume
+    box: Box
+    missing: MissingChunks = "zero"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """A box as it was read.
+
+    Attributes:
+        box: The box, in frame voxels.
+        array: Its voxels, ``box.shape``, XYZ, C order, in the stored type; 0 outside the volume
+            and where chunks are not stored.
+        missing: What the box has of each chunk that is not stored.
+        bytes_decoded: Bytes of the chunks that had to be decoded, whole but for the domain's edge.
+    """
+
+    box: Box
+    array: npt.NDArray[Any]
+    missing: tuple[Box, ...]
+    bytes_decoded: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Subvolume:
+    """A read box with its image and segmentation arrays.
+
+    Attributes:
+        box: The image's box, in frame voxels.
+        image: Its grey values, uint8 of ``box.shape``, XYZ.
+        labels_box: The segmentation's box; the image's own unless another was asked for.
+        labels: Its ids, in the stored integer type, of ``labels_box.shape``, XYZ.
+        missing_image: What the box has of image chunks that are not stored.
+        missing_labels: What the box has of segmentation chunks that are not stored.
+        bytes_decoded: Bytes of the chunks of both that had to be decoded.
+    """
+
+    box: Box
+    image: npt.NDArray[np.uint8]
+    labels_box: Box
+    labels: npt.NDArray[Any]
+    missing_image: tuple[Box, ...]
+    missing_labels: tuple[Box, ...]
+    bytes_decoded: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Piece:
+    """What one chunk has of a requested box.
+
+    Attributes:
+        request: Index of the request.
+        box: The piece.
+        cost: Bytes of the decoded chunk.
+    """
+
+    request: int
+    box: Box
+    cost: int
+
+
+def chunks_under(spec: VolumeSpec, box: Box) -> int:
+    """Number of read chunks that meet a box, from geometry alone."""
+    return spec.read_grid.count_meeting(box)
+
+
+def decoded_bytes(spec: VolumeSpec, box: Box) -> int:
+    """Bytes of the read chunks that meet a box, each clipped to the domain, from geometry alone.
+
+    It is what ``read_box`` reports where every chunk is stored.
+    """
+    part = spec.domain.intersection(box)
+    if part.size == 0:
+        return 0
+    grid = spec.read_grid
+    touched = ChunkGrid(part, grid.chunk, grid.anchor)
+    last = vec(f + n - 1 for f, n in zip(touched.first, touched.counts, strict=True))
+    hull = grid.cell(touched.first).hull(grid.cell(last))
+    return hull.intersection(spec.domain).size * spec.itemsize
+
+
+def read_box(
+    volume: Volume,
+    box: Box,
+    *,
+    missing: MissingChunks = "zero",
+    bytes_in_flight: int = BYTES_IN_FLIGHT,
+    limit_bytes: int = LIMIT_BYTES,
+) -> Part:
+    """Read one box of one volume: see ``read_boxes``."""
+    request = Request(volume, box, missing)
+    return read_boxes((request,), bytes_in_flight=bytes_in_flight, limit_bytes=limit_bytes)[0]
+
+
+def read_subvolume(
+    image: Volume,
+    segmentation: Volume,
+    box: Box,
+    labels_box: Box | None = None,
+    *,
+    missing_image: MissingChunks = "zero",
+    missing_labels: MissingChunks = "zero",
+    bytes_in_flight: int = BYTES_IN_FLIGHT,
+    limit_bytes: int = LIMIT_BYTES,
+) -> Subvolume:
+    """Read a box of image and segmentation together: see ``read_boxes``.
+
+    Args:
+        image: Open image.
+        segmentation: Open segmentation.
+        box: Frame voxels to read of the image, and of the segmentation unless told otherwise.
+        labels_box: Frame voxels to read of the segmentation, where they are others.
+        missing_image: What an image chunk that is not stored is.
+        missing_labels: What a segmentation chunk that is not stored is.
+        bytes_in_flight: Decoded bytes of the chunks read at once.
+        limit_bytes: The most bytes to allocate.
+    """
+    labels_box = box if labels_box is None else labels_box
+    requests = (
+        Request(image, box, missing_image),
+        Request(segmentation, labels_box, missing_labels),
+    )
+    grey, ids = read_boxes(requests, bytes_in_flight=bytes_in_flight, limit_bytes=limit_bytes)
+    return Subvolume(
+        box=box,
+        image=grey.array,
+        labels_box=labels_box,
+        labels=ids.array,
+        missing_image=grey.missing,
+        missing_labels=ids.missing,
+        bytes_decoded=grey.bytes_decoded + ids.bytes_decoded,
+    )
+
+
+def read_boxes(
+    requests: Sequence[Request],
+    *,
+    bytes_in_flight: int = BYTES_IN_FLIGHT,
+    limit_bytes: int = LIMIT_BYTES,
+) -> list[Part]:
+    """Read boxes of one or several volumes, in common batches.
+
+    Args:
+        requests: What to read.
+        bytes_in_flight: Decoded bytes of the chunks in a batch; a chunk larger than that is read
+            alone.
+        limit_bytes: The most bytes that the arrays and the largest batch may take together.
+
+    Returns:
+        The boxes, in the order of the requests.
+
+    Raises:
+        RunError: Storage fails, a chunk is missing where that is an error, or the limit is passed.
+    """
+    _check_memory(requests, bytes_in_flight, limit_bytes)
+    arrays = [np.zeros(r.box.shape, ts.dtype(r.volume.spec.dtype).numpy_dtype) for r in requests]
+    missing: list[list[Box]] = [[] for _ in requests]
+    decoded = [0] * len(requests)
+    for batch in _batches(_pieces(requests), bytes_in_flight):
+        for piece, result in _read(batch, requests):
+            if result is None:
+                missing[piece.request].append(piece.box)
+                continue
+            box = requests[piece.request].box
+            arrays[piece.request][piece.box.slices(box)] = result
+            decoded[piece.request] += piece.cost
+    return [
+        Part(r.box, array, tuple(absent), size)
+        for r, array, absent, size in zip(requests, arrays, missing, decoded, strict=True)
+    ]
+
+
+def _check_memory(requests: Sequence[Request], bytes_in_flight: int, limit_bytes: int) -> None:
+    """Refuse what cannot be allocated; TensorStore would end the process instead."""
+    arrays = sum(r.box.size * r.volume.spec.itemsize for r in requests)
+    touched = sum(decoded_bytes(r.volume.spec, r.box) for r in requests)
+    chunks = [_chunk_bytes(r.volume.spec) for r in requests if chunks_under(r.volume.spec, r.box)]
+    needed = arrays + max(min(bytes_in_flight, touched), *chunks, 0)
+    if needed > limit_bytes:
+        asked = ", ".join(f"{r.box} of {r.volume.spec.source}" for r in requests)
+        raise RunError(
+            f"reading {asked} would take {needed:,} bytes of memory, above the limit of "
+            f"{limit_bytes:,}; use a smaller --box, or a volume with smaller chunks"
+        )
+
+
+def _chunk_bytes(spec: VolumeSpec) -> int:
+    """Bytes of one decoded chunk; precomputed alone stores chunks clipped to the domain."""
+    chunk = Box.of((0, 0, 0), spec.read_chunk)
+    if spec.driver == "neuroglancer_precomputed":
+        chunk = chunk.intersection(Box.of((0, 0, 0), spec.domain.shape))
+    return chunk.size * spec.itemsize
+
+
+def _pieces(requests: Sequence[Request]) -> Iterator[_Piece]:
+    """The pieces of all boxes, cut at the chunks of each volume, x fastest."""
+    for index, request in enumerate(requests):
+        spec = request.volume.spec
+        itemsize = spec.itemsize
+        part = spec.domain.intersection(request.box)
+        xs, ys, zs = (_cuts(spec, part, axis) for axis in range(3))
+        for (z0, z1, nz), (y0, y1, ny), (x0, x1, nx) in itertools.product(zs, ys, xs):
+            yield _Piece(index, Box((x0, y0, z0), (x1, y1, z1)), nx * ny * nz * itemsize)
+
+
+def _cuts(spec: VolumeSpec, part: Box, axis: int) -> list[tuple[int, int, int]]:
+    """Along one axis: what each chunk has of a part, as (start, stop), and its decoded extent."""
+    if part.size == 0:
+        return []
+    start, stop = part.start[axis], part.stop[axis]
+    first, end = spec.domain.start[axis], spec.domain.stop[axis]
+    chunk, anchor = spec.read_chunk[axis], spec.read_grid.anchor[axis]
+    cells = range((start - anchor) // chunk, -((anchor - stop) // chunk))
+    ends = ((anchor + i * chunk, anchor + (i + 1) * chunk) for i in cells)
+    return [(max(a, start), min(b, stop), min(b, end) - max(a, first)) for a, b in ends]
+
+
+def _batches(pieces: Iterator[_Piece], bytes_in_flight: int) -> Iterator[list[_Piece]]:
+    """Consecutive pieces that are decoded in no more than ``bytes_in_flight``, at least one."""
+    batch: list[_Piece] = []
+    size = 0
+    for piece in pieces:
+        if batch and size + piece.cost > bytes_in_flight:
+            yield batch
+            batch, size = [], 0
+        batch.append(piece)
+        size += piece.cost
+    if batch:
+        yield batch
+
+
+def _read(
+    batch: list[_Piece], requests: Sequence[Request]
+) -> Iterator[tuple[_Piece, npt.NDArray[Any] | None]]:
+    """The voxels of each piece of a batch, None where its chunk is not stored."""
+    reads = []
+    with ts.Batch() as together:
+        for piece in batch:
+            store = requests[piece.request].volume.store
+            reads.append(store[_index(piece.box)].read(batch=together))
+    reads.reverse()
+    for piece in batch:
+        request = requests[piece.request]
+        try:
+            result: npt.NDArray[Any] | None = np.asarray(reads.pop().result())
+        except TS_ERRORS as e:
+            absent = _MISSING.match(str(e)) is not None
+            if not absent or request.missing == "error":
+                raise RunError(_failure(request, piece.box, e, absent)) from e
+            result = None
+        yield piece, result
+
+
+def _index(box: Box) -> tuple[slice, ...]:
+    """A box as a TensorStore index."""
+    return tuple(itertools.starmap(slice, zip(box.start, box.stop, strict=True)))
+
+
+def _failure(request: Request, box: Box, error: Exception, absent: bool) -> str:
+    """What to say of a piece that cannot be read."""
+    where = f"voxels {box} of the {request.volume.spec.kind} {request.volume.spec.source}"
+    if absent:
+        return (
+            f"{where} are in a chunk that is not stored: {told(error)}; restore it, or let missing "
+            "chunks be zero"
+        )
+    return f"{where} cannot be read: {told(error)}; restore the chunk, or try again"
