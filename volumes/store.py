@@ -87,7 +87,10 @@ class Generation:
 
     def to_json(self) -> dict[str, Any]:
         """The generation as JSON."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {
+            "lattice": list(self.lattice),
+            "block": list(self.block),
+        }
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "Generation":
@@ -161,7 +164,7 @@ def seal(generation: Generation, name: str) -> Seal:
         nodes=nodes,
         rows=sum(r.committed for r in receipts),
         rejected=added(r.rejected for r in receipts),
-        digest=json_digest([[r.box, r.fingerprint, r.rows_digest] for r in receipts]),
+        digest=json_digest([[r.box, r.rows_digest] for r in receipts]),
         undone=tuple(undone[:_NAMED]),
         undone_boxes=len(undone),
         unplanned_boxes=len(committed - set(planned)),
