@@ -1,0 +1,87 @@
+"""What the user asks of an embed run: typed, frozen, checked without looking at any storage."""
+
+import dataclasses
+import math
+
+from transforms.work import MissingImage, MissingSegmentation
+from volumes import objects
+from volumes.errors import RequestError
+from volumes.geometry import Vec, Vec3
+
+BATCH = 2
+"""Crops a batch, unless the user says otherwise: on a CPU more of them gain nothing."""
+
+READ_MB = 256
+"""Decoded megabytes under way at once while a box is read, unless the user says otherwise."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EmbedConfig:
+    """The request.
+
+    Attributes:
+        image: The image volume.
+        segmentation: The segmentation volume.
+        nodes: ``auto[:spacing_nm]``, or a file or directory of nodes.
+        model: A checkpoint's prefix or directory, a ``.keras`` file, or ``untrained[:key=value]``.
+        output: Where the embedding store is, or will be made.
+        spacing_nm: Path length to which given skeletons are thinned.
+        box: Voxels of a box, XYZ; None to let the plan choose.
+        halo: Voxels read around a box, XYZ; None for what the model's input size needs.
+        scale: Voxel size in nm, XYZ, of the level of multiscale volumes.
+        voxel_size_nm: Voxel size, XYZ, of volumes whose format states none.
+        origin_vx: Frame coordinate of the first voxel, XYZ, of volumes whose format states none.
+        axes: Stored axes of volumes whose format states none, slowest first.
+        batch: Crops a batch, at least 2.
+        input_size: Voxels a side of a crop, for checkpoints; None for the published 129.
+        missing_image: What an image chunk that is not stored means under a mask.
+        missing_segmentation: What a segmentation chunk that is not stored means.
+        read_mb: Decoded bytes under way at once while a box is read, in units of 10**6.
+        workers: Local processes.
+    """
+
+    image: str
+    segmentation: str
+    nodes: str
+    model: str
+    output: str
+    spacing_nm: float | None = None
+    box: Vec | None = None
+    halo: Vec | None = None
+    scale: Vec3 | None = None
+    voxel_size_nm: Vec3 | None = None
+    origin_vx: Vec | None = None
+    axes: str | None = None
+    batch: int = BATCH
+    input_size: int | None = None
+    missing_image: MissingImage = "error"
+    missing_segmentation: MissingSegmentation = "background"
+    read_mb: int = READ_MB
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing."""
+        for name in ("image", "segmentation", "nodes", "model", "output"):
+            if not getattr(self, name):
+                raise RequestError(f"--{name} is needed and was empty")
+        for flag, size in (("--scale", self.scale), ("--voxel-size", self.voxel_size_nm)):
+            if size is not None and not all(math.isfinite(v) and v > 0 for v in size):
+                raise RequestError(
+                    f"{flag} {','.join(f'{v:g}' for v in size)} is no voxel size; positions in nm "
+                    "have no voxel without one: give three positive numbers X,Y,Z in nm"
+                )
+        if self.box is not None and min(self.box) < 1:
+            raise RequestError(
+                f"--box {','.join(map(str, self.box))} has an axis without a voxel; give three "
+                "integers X,Y,Z of at least 1"
+            )
+        if self.read_mb < 1 or self.workers < 1:
+            raise RequestError(
+                f"--read-mb {self.read_mb} and --workers {self.workers} must be at least 1"
+            )
+        if objects.redacted(self.output) != self.output:
+            raise RequestError(
+                f"--output {objects.redacted(self.output)} was given with a password or a query "
+                "string, which would be written into manifests; leave it out and give credentials "
+                "in the environment"
+            )

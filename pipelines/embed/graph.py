@@ -1,0 +1,142 @@
+"""The embed graph, and what is written before and looked at after it; it never sees a runner."""
+
+import dataclasses
+import getpass
+import os
+import socket
+from typing import Any
+
+import apache_beam as beam
+
+from pipelines.embed.plan import EmbedPlan
+from transforms.accounts import CloseTheRun
+from transforms.boxes import EmbedBoxes, OweBoxes
+from transforms.nodes import GroupNodes
+from transforms.walk import SampleNodes
+from volumes import provenance, store
+from volumes.errors import RunError
+from volumes.store import Generation
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Result:
+    """What a run did, from the documents it left.
+
+    Attributes:
+        version: The published version.
+        boxes: Boxes committed now.
+        boxes_skipped: Boxes found committed.
+        embeddings: Vectors computed now.
+        embeddings_total: Rows of the version.
+        nodes: Nodes of the boxes, and those without a box.
+        rejected: (reason, count) pairs, sorted.
+        bytes_read: Decoded bytes read for the boxes committed now.
+    """
+
+    version: int
+    boxes: int
+    boxes_skipped: int
+    embeddings: int
+    embeddings_total: int
+    nodes: int
+    rejected: tuple[tuple[str, int], ...]
+    bytes_read: int
+
+
+def prepare(plan: EmbedPlan, command: str) -> None:
+    """Write the store's documents and register the run, before the first box.
+
+    Args:
+        plan: The plan.
+        command: The command line, for the record.
+    """
+    store.prepare(plan.work.generation, plan.manifest(command))
+    body = {
+        "job": "embed",
+        "command": command,
+        "identity": plan.work.identity,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "user": getpass.getuser(),
+        "started": provenance.now(),
+        "software": provenance.software(),
+    }
+    store.write_run(plan.work.generation.store, plan.work.run, "run", body)
+
+
+def build(root: beam.Pipeline, plan: EmbedPlan) -> beam.PCollection:
+    """The graph of a run; its one element is the run's Outcome."""
+    work = plan.work
+    if plan.source is not None:
+        nodes = root | "Nodes" >> GroupNodes(work, plan.source)
+        owed = nodes["boxes"] | "Owe" >> OweBoxes(work)
+        done = nodes["boxes"] | "Embed" >> EmbedBoxes(work, after=(owed,))
+        return owed | "Close" >> CloseTheRun(work, done, unplaced=nodes["unplaced"])
+    walk = root | "Walk" >> SampleNodes(work)
+    embedded = walk["boxes"] | "Embed" >> EmbedBoxes(work)
+    done = (embedded, walk["done"]) | "AllBoxes" >> beam.Flatten()
+    return walk["partitions"] | "Close" >> CloseTheRun(work, done, walked=walk["walked"])
+
+
+def finish(plan: EmbedPlan) -> Result:
+    """Read how the run ended.
+
+    Raises:
+        RunError: It left boxes undone, or its accounting does not add up; the message names them
+            and says how to go on.
+    """
+    generation, run = plan.work.generation, plan.work.run
+    outcome = store.read_run(generation.store, run, "summary")
+    if outcome is None:
+        raise RunError(
+            f"the run {run} left no summary in {generation.store}: it did not come to its end; run "
+            "the same command again, which goes on from what is committed"
+        )
+    if outcome["undone_boxes"] or outcome["faults"]:
+        raise RunError(_undone(outcome, generation))
+    tally = outcome["tally"]
+    unplaced = {k: n for k, n in outcome["unplaced"].items() if k != "rows"}
+    return Result(
+        version=outcome["version"],
+        boxes=tally["boxes"],
+        boxes_skipped=tally["boxes_skipped"],
+        embeddings=tally["embeddings"],
+        embeddings_total=outcome["embeddings_total"],
+        nodes=tally["nodes"] + sum(unplaced.values()),
+        rejected=store.added([tuple(tally["rejected"].items()), tuple(unplaced.items())]),
+        bytes_read=tally["bytes_read"],
+    )
+
+
+def found_complete(plan: EmbedPlan) -> Result:
+    """The result of a run that had nothing to do."""
+    if plan.complete is None:
+        raise ValueError("the store is not complete")
+    number, document = plan.complete
+    unplaced = {k: n for k, n in document["unplaced"].items() if k != "rows"}
+    return Result(
+        version=number,
+        boxes=0,
+        boxes_skipped=document["boxes"],
+        embeddings=0,
+        embeddings_total=document["rows"],
+        nodes=document["nodes"] + sum(unplaced.values()),
+        rejected=(),
+        bytes_read=0,
+    )
+
+
+def _undone(outcome: dict[str, Any], generation: Generation) -> str:
+    named = ", ".join(outcome["undone"])
+    more = outcome["undone_boxes"] - len(outcome["undone"])
+    parts = []
+    if outcome["undone_boxes"]:
+        parts.append(
+            f"{outcome['undone_boxes']} planned boxes were not committed: {named}"
+            + (f" and {more} more" if more else "")
+        )
+    parts.extend(outcome["faults"])
+    return (
+        f"{generation.store}: {'; '.join(parts)}. No version was published; run the same command "
+        "again, which does what is missing"
+    )
