@@ -156,6 +156,11 @@ def resolve_model(model: str, *, batch: int = 2, input_size: int | None = None) 
     name, _, options = model.partition(":")
     if name == _UNTRAINED:
         return _resolve_untrained(options, batch, input_size)
+    if "://" in model:
+        raise ModelError(
+            f"the model {model} is a URL, but a model is read from local files: fetch it first and "
+            "give the path"
+        )
     path = os.path.abspath(os.path.expanduser(model))
     if path.endswith(".keras"):
         return _resolve_keras(path, batch, input_size)

@@ -35,6 +35,7 @@ _MOMENTUM = 0.9
 _EPSILON = 1e-5
 _WHITE = 255.0
 _STEM_KERNEL = 7
+_STEM_NAME = ".stage_1.conv1"
 
 
 def build_network(
@@ -182,17 +183,16 @@ def compile_forward(
 
     # A constant divisor would become a product with its reciprocal, which differs in the last bit.
     white = tf.Variable(_WHITE, trainable=False)
-    stem = model.layers[1]
-    packed = _packs(stem)
-    rest = keras.Model(stem.output, model.outputs[0]) if packed else model
+    stem = _stem_convolution(model)
+    rest = model if stem is None else keras.Model(stem.output, model.outputs[0])
 
     def forward(pixels: tf.Tensor) -> tf.Tensor:
-        if packed:
+        if stem is None:
+            x = (tf.cast(pixels, tf.float32) / white)[..., tf.newaxis]
+        else:
             grey = tf.cast(_packed_pixels(pixels, input_size), tf.float32) / white
             kernel = _packed_kernel(stem.kernel)
             x = tf.nn.bias_add(tf.nn.conv3d(grey, kernel, [1] * 5, "VALID"), stem.bias)
-        else:
-            x = (tf.cast(pixels, tf.float32) / white)[..., tf.newaxis]
         return rest(x, training=False)
 
     signature = [tf.TensorSpec((batch, *(input_size,) * 3), tf.uint8)]
@@ -205,15 +205,15 @@ def compile_forward(
     return run
 
 
-def _packs(layer: keras.Layer) -> bool:
-    """Whether a layer is the stem's convolution."""
-    return (
-        isinstance(layer, keras.layers.Conv3D)
-        and tuple(layer.kernel.shape[:4]) == (_STEM_KERNEL,) * 3 + (1,)
-        and tuple(layer.strides) == (2, 2, 2)
-        and (layer.padding, layer.use_bias) == ("same", True)
-        and layer.activation is keras.activations.linear
-    )
+def _stem_convolution(model: keras.Model) -> keras.Layer | None:
+    """The stem's convolution of a network built here; None in any other model."""
+    for layer in model.layers:
+        if layer.name.endswith(_STEM_NAME) and isinstance(layer, keras.layers.Conv3D):
+            kernel = tuple(layer.kernel.shape[:4])
+            settings = (layer.strides, layer.padding, layer.use_bias, layer.activation)
+            expected = ((2, 2, 2), "same", True, keras.activations.linear)
+            return layer if (kernel, settings) == ((_STEM_KERNEL,) * 3 + (1,), expected) else None
+    return None
 
 
 def _packed_pixels(pixels: tf.Tensor, size: int) -> tf.Tensor:

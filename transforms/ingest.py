@@ -8,17 +8,13 @@ import dataclasses
 from collections.abc import Iterator
 
 import apache_beam as beam
-import tensorstore as ts
-from apache_beam.metrics.metric import Metrics
 from apache_beam.pvalue import PBegin, PCollection
 
+from transforms.counting import count, note
 from volumes.geometry import ChunkGrid
 from volumes.slabs import Outcome, SlabJob, SlabRecord, ingest_slab
 from volumes.sources_base import Reader, decoded_bytes
-from volumes.writing import open_for_writing
-
-NAMESPACE = "segclr-beam"
-"""Namespace of all counters."""
+from volumes.writing import OpenArray, open_for_writing
 
 COUNTERS = ("slabs", "slabs_skipped", "voxels", "bytes_read", "bytes_written")
 """Counters: slabs written now, slabs found done, voxels written, bytes decoded from the source,
@@ -71,7 +67,7 @@ class IngestSlab(beam.DoFn):
         """Keep the job; ``setup`` opens what it names."""
         self._job = job
         self._reader: Reader | None = None
-        self._store: ts.TensorStore | None = None
+        self._store: OpenArray | None = None
 
     def setup(self) -> None:
         """Open the source and the volume."""
@@ -94,7 +90,7 @@ class IngestSlab(beam.DoFn):
 
     def _count(self, outcome: Outcome) -> None:
         if outcome.skipped:
-            Metrics.counter(NAMESPACE, "slabs_skipped").inc()
+            count("slabs_skipped")
             return
         box = outcome.record.box
         counts = {
@@ -103,7 +99,7 @@ class IngestSlab(beam.DoFn):
             "bytes_read": decoded_bytes(self._job.source, box),
             "bytes_written": box.size * self._job.layout.itemsize,
         }
-        for name, count in counts.items():
-            Metrics.counter(NAMESPACE, name).inc(count)
-        Metrics.distribution(NAMESPACE, "read_ms").update(outcome.read_ms)
-        Metrics.distribution(NAMESPACE, "write_ms").update(outcome.write_ms)
+        for name, n in counts.items():
+            count(name, n)
+        note("read_ms", outcome.read_ms)
+        note("write_ms", outcome.write_ms)

@@ -38,6 +38,10 @@ SHARDS_IN_FLIGHT = 2
 _ZSTD_LEVEL: dict[Kind, int] = {"image": 1, "segmentation": 3}
 
 
+OpenArray = ts.TensorStore
+"""A volume open for writing."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class VolumeLayout:
     """What a volume is made like.

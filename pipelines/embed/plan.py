@@ -15,7 +15,6 @@ from transforms.work import EmbedWork
 from volumes import objects, provenance, store, tables
 from volumes.errors import RequestError
 from volumes.geometry import Box, ChunkGrid, Vec, Vec3, same_voxel_size, vec
-
 from volumes.opening import resolve_volume, shared_domain
 from volumes.receipts import json_digest
 from volumes.spec import VolumeSpec

@@ -20,7 +20,7 @@ from PIL import Image
 from pipelines.ingest import IngestConfig, build, finish, plan, prepare
 from tests.support import shared
 from tests.volumes.section_files import cut, write_section, write_sections
-from transforms.ingest import NAMESPACE
+from transforms.counting import NAMESPACE
 from volumes.errors import RequestError, RunError
 from volumes.geometry import ChunkGrid
 from volumes.opening import open_volume, resolve_volume

@@ -161,6 +161,22 @@ def test_the_compiled_network_is_the_network():
     assert forward(crops).tobytes() == forward(crops).tobytes()
 
 
+def test_compiling_leaves_the_model_as_it_was(tmp_path):
+    network = runtime.network()
+    config = NARROW.without_projection()
+    model = network.build_network(config, 17)
+    before = model.get_config()
+    crops = random_crops(2, 17)
+    forward = network.compile_forward(model, 2, 17)
+    first = forward(crops)
+    assert model.get_config() == before
+    network.save_keras(str(tmp_path / "x.keras"), model, config, 17)
+    again = network.compile_forward(network.load_keras(str(tmp_path / "x.keras")), 2, 17)
+    assert again(crops).tobytes() == first.tobytes()
+    network.assign_weights(model, busy_weights(config, 4))
+    assert np.abs(forward(crops) - first).max() > 0.01
+
+
 def test_a_saved_network_comes_back_bit_for_bit(tmp_path):
     network = runtime.network()
     config = NARROW.without_projection()

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
-from transforms.ingest import COUNTERS, DISTRIBUTIONS, NAMESPACE, IngestSlab, IngestSlabs, ListSlabs
+from transforms.counting import NAMESPACE
+from transforms.ingest import COUNTERS, DISTRIBUTIONS, IngestSlab, IngestSlabs, ListSlabs
 from volumes.errors import RunError
 from volumes.geometry import Box, ChunkGrid, Vec
 from volumes.slabs import SlabJob, read_record
