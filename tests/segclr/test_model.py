@@ -215,6 +215,7 @@ def test_untrained_weights_have_the_scale_of_he():
         ("untrained:input=16", "input is an integer of 17 to .* got '16'"),
         ("untrained:width=8,,seed=1", "no ''"),
         ("untrained:depth=50", "a depth of 50 is not known: choose 18 or 34"),
+        ("gs://bucket/model", "model gs://bucket/model is a URL, .* fetch it first"),
         (
             "/nowhere/model",
             r"no model at /nowhere/model: neither a checkpoint \(/nowhere/model\.in",
