@@ -1,4 +1,7 @@
-"""The sample volume while it is drawn: its random streams, its voxels in nm, who holds each."""
+"""The sample volume while it is drawn: its random streams, its voxels in nm, who holds each.
+
+Arrays over voxels are XYZ; points are rows ``[n, 3]`` in nm.
+"""
 
 import dataclasses
 import math

@@ -67,10 +67,10 @@ def _membranes(canvas: Canvas) -> F32:
     return _blurred(band.astype(np.float32), 0.2)
 
 
-def microscope(canvas: Canvas, tissue: F32) -> npt.NDArray[np.uint8]:
+def microscope(canvas: Canvas, grey: F32) -> npt.NDArray[np.uint8]:
     """What the microscope makes of the grey levels: blur, drift, noise; uint8, XYZ."""
     rng = canvas.rng("noise")
-    image = _blurred(tissue, 0.14)
+    image = _blurred(grey, 0.14)
     image += rng.standard_normal(image.shape[2], dtype=np.float32)
     noise = rng.standard_normal(image.shape, dtype=np.float32)
     noise *= np.sqrt(np.float32(12) + np.float32(0.1) * np.maximum(image, 0))

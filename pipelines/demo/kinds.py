@@ -1,4 +1,8 @@
-"""The three kinds of neurites in the sample volume, and what sets each apart."""
+"""The three kinds of neurites in the sample volume, and what sets each apart.
+
+A *tube* is the index of a neurite; arrays called ``kind`` hold, for each tube, an index into
+``KINDS``.
+"""
 
 import dataclasses
 
@@ -29,7 +33,7 @@ KINDS = (
 
 
 def kinds_of_tubes(neurites: int) -> I64:
-    """Kind of each neurite: the shares of the kinds, at least one of each."""
+    """Kind of each neurite, an index into ``KINDS``: by the shares, at least one of each kind."""
     dendrites = max(1, round(KINDS[DENDRITE].share * neurites))
     glia = max(1, round(KINDS[GLIA].share * neurites))
     return np.repeat([AXON, DENDRITE, GLIA], [neurites - dendrites - glia, dendrites, glia])

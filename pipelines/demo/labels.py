@@ -23,7 +23,7 @@ def identities(rng: np.random.Generator, count: int) -> npt.NDArray[np.uint64]:
 
 
 def assign(canvas: Canvas, lines: Lines, kind: I64) -> None:
-    """Give each voxel to the neurite of least cost, and cut off what hangs loose."""
+    """Fill ``canvas.owner``: the neurite of least cost for each voxel, less what hangs loose."""
     cost = np.full(canvas.shape, _COST_LIMIT, dtype=np.float32)
     ragged = np.float32(0.9) * random_field(canvas, "ragged", 130.0)
     ragged += np.float32(0.5)

@@ -1,4 +1,8 @@
-"""What lies in the cytoplasm: mitochondria, vesicles, microtubules and granules."""
+"""What lies in the cytoplasm: mitochondria, vesicles, microtubules and granules.
+
+Each is drawn into an array of grey levels, float32, XYZ, that is changed in place: mitochondria
+into the image itself, the others into ``ink``, which is later taken from the image.
+"""
 
 import numpy as np
 
