@@ -248,6 +248,13 @@ def _export(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--output", metavar="URL", help="a new or empty directory")
 
 
+def _demo(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what to write")
+    group.add_argument(
+        "--output", metavar="DIR", help="a new directory: sample, volumes, store, tables, picture"
+    )
+
+
 JOBS: dict[str, Job] = {
     job.name: job
     for job in (
@@ -272,6 +279,13 @@ JOBS: dict[str, Job] = {
             "segclr-beam export --store store --output tables",
             ("store", "output"),
             _export,
+        ),
+        Job(
+            "demo",
+            "all of it on a sample volume that is made on the spot",
+            "segclr-beam demo --output demo-output",
+            ("output",),
+            _demo,
         ),
     )
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 from launch import progress, runner
 from launch.cli import DONE, FAILED, WRONG
-from pipelines import embed, export, ingest
+from pipelines import demo, embed, export, ingest
 from volumes import objects, partition, store
 from volumes.errors import RequestError, RunError
 
@@ -17,6 +17,39 @@ Summary = dict[str, Any]
 
 Ended = tuple[int, str, Summary]
 """Exit status, message (empty where all went well), summary."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Running:
+    """How a job is run, whatever the job.
+
+    Attributes:
+        engine: Beam runner.
+        workers: Local processes.
+        words: Flags for Beam.
+        dry_run: Print the plan and stop.
+        quiet: No plan and no progress on stderr.
+        command: The whole command line without secrets, for the record.
+    """
+
+    engine: str
+    workers: int
+    words: tuple[str, ...]
+    dry_run: bool
+    quiet: bool
+    command: str
+
+    def pipeline(self, build: Callable[[Any], Any]) -> runner.Counts:
+        """Build a job's graph and run it."""
+        return runner.run(build, self.engine, self.workers, list(self.words))
+
+    def planned(self, lines: list[str]) -> bool:
+        """Show a plan; whether to stop there."""
+        if self.dry_run:
+            _say("plan:", *(f"  {line}" for line in lines), "dry run: nothing was written")
+        elif not self.quiet:
+            print(*(f"  {line}" for line in lines), sep="\n", file=sys.stderr, flush=True)
+        return self.dry_run
 
 
 def beam_words(left_over: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -34,9 +67,17 @@ def run_job(name: str, parsed: argparse.Namespace, words: list[str], command: st
         command: The whole command line, for the record.
     """
     started = time.monotonic()
-    run: Callable[..., Summary] = {"ingest": _ingest, "embed": _embed, "export": _export}[name]
+    running = Running(
+        engine=parsed.runner,
+        workers=parsed.workers,
+        words=tuple(words),
+        dry_run=parsed.dry_run,
+        quiet=parsed.quiet,
+        command=objects.redacted(command),
+    )
     try:
-        summary = run(parsed, words, objects.redacted(command))
+        config, run = _JOBS[name]
+        summary = run(_config(config, parsed), running)
     except RequestError as e:
         return WRONG, str(e), {}
     except RunError as e:
@@ -51,33 +92,23 @@ def _say(*lines: str) -> None:
 
 
 def _config(cls: Any, parsed: argparse.Namespace) -> Any:
-    """A config from the flags that carry its fields' names."""
-    return cls(**{f.name: getattr(parsed, f.name) for f in dataclasses.fields(cls)})
+    """A config from the flags that carry its fields' names; other fields keep their own."""
+    given = vars(parsed)
+    return cls(**{f.name: given[f.name] for f in dataclasses.fields(cls) if f.name in given})
 
 
-def _planned(lines: list[str], parsed: argparse.Namespace) -> bool:
-    """Show a plan; whether to stop there."""
-    if parsed.dry_run:
-        _say("plan:", *(f"  {line}" for line in lines), "dry run: nothing was written")
-        return True
-    print(*(f"  {line}" for line in lines), sep="\n", file=sys.stderr, flush=True)
-    return False
-
-
-def _ingest(parsed: argparse.Namespace, words: list[str], command: str) -> Summary:
-    plan = ingest.plan(_config(ingest.IngestConfig, parsed))
-    if _planned(plan.lines(), parsed):
+def _ingest(config: ingest.IngestConfig, running: Running) -> Summary:
+    plan = ingest.plan(config)
+    if running.planned(plan.lines()):
         return {"dry_run": True, "plan": plan.to_json()}
     prepared = ingest.prepare(plan)
     counts: runner.Counts = {}
     if prepared.pending:
         where = objects.join(plan.job.output, "segclr-beam", "slabs")
         with progress.shown(
-            lambda: len(objects.names(where)), prepared.slabs, "slabs", parsed.quiet
+            lambda: len(objects.names(where)), prepared.slabs, "slabs", running.quiet
         ):
-            counts = runner.run(
-                lambda root: ingest.build(root, plan), parsed.runner, parsed.workers, words
-            )
+            counts = running.pipeline(lambda root: ingest.build(root, plan))
     else:
         _say(prepared.line())
     done = ingest.finish(plan)
@@ -92,9 +123,9 @@ def _ingest(parsed: argparse.Namespace, words: list[str], command: str) -> Summa
     }
 
 
-def _embed(parsed: argparse.Namespace, words: list[str], command: str) -> Summary:
-    plan = embed.plan(_config(embed.EmbedConfig, parsed))
-    if _planned(plan.lines(), parsed):
+def _embed(config: embed.EmbedConfig, running: Running) -> Summary:
+    plan = embed.plan(config)
+    if running.planned(plan.lines()):
         return {"dry_run": True, "plan": plan.to_json()}
     url = plan.work.generation.store
     if plan.complete is not None:
@@ -104,11 +135,11 @@ def _embed(parsed: argparse.Namespace, words: list[str], command: str) -> Summar
             f"{result.version}. Inputs are not looked at again; reprocess does that"
         )
     else:
-        embed.prepare(plan, command)
+        embed.prepare(plan, running.command)
         with progress.shown(
-            lambda: _boxes_committed(plan), plan.estimate.boxes, "boxes", parsed.quiet
+            lambda: _boxes_committed(plan), plan.estimate.boxes, "boxes", running.quiet
         ):
-            runner.run(lambda root: embed.build(root, plan), parsed.runner, parsed.workers, words)
+            running.pipeline(lambda root: embed.build(root, plan))
         result = embed.finish(plan)
     rejected = dict(result.rejected)
     turned_away = ", ".join(f"{n:,} {reason}" for reason, n in rejected.items()) or "none"
@@ -143,17 +174,17 @@ def _boxes_committed(plan: embed.EmbedPlan) -> int:
     )
 
 
-def _export(parsed: argparse.Namespace, words: list[str], command: str) -> Summary:
-    plan = export.plan(_config(export.ExportConfig, parsed))
-    if _planned(plan.lines(), parsed):
+def _export(config: export.ExportConfig, running: Running) -> Summary:
+    plan = export.plan(config)
+    if running.planned(plan.lines()):
         return {"dry_run": True, "plan": plan.to_json()}
     if plan.complete:
         _say(f"nothing to do: {plan.output} has version {plan.version} already")
     else:
         with progress.shown(
-            lambda: len(objects.names(plan.output)), len(plan.partitions), "files", parsed.quiet
+            lambda: len(objects.names(plan.output)), len(plan.partitions), "files", running.quiet
         ):
-            runner.run(lambda root: export.build(root, plan), parsed.runner, parsed.workers, words)
+            running.pipeline(lambda root: export.build(root, plan))
     result = export.finish(plan)
     _say(f"{plan.output}: {result['rows']:,} rows in {len(result['files']):,} files")
     return {
@@ -170,3 +201,31 @@ def _export(parsed: argparse.Namespace, words: list[str], command: str) -> Summa
         "failed": 0,
         "bytes_read": 0,
     }
+
+
+def _demo(config: demo.DemoConfig, running: Running) -> Summary:
+    if running.planned(demo.plan_lines(config)):
+        return {"dry_run": True, "plan": {"job": "demo", "output": config.below()}}
+    _say("sample: made" if demo.make_sample(config) else "sample: there already")
+    for each in config.ingests():
+        _ingest(each, running)
+    summary = _embed(config.embed(running.workers), running)
+    _export(config.export(), running)
+    found = demo.account(config, f"segclr-beam demo: {summary['model']}")
+    kinds = ", ".join(f"{n:,} {name}" for name, n in found["kinds"].items())
+    _say(
+        f"{found['embeddings']:,} embeddings of {found['segments']:,} segments: {kinds}",
+        f"the five nearest of other segments agree on the kind for {found['knn']:.0%} (always "
+        f"naming the commonest kind: {found['majority']:.0%}); the network is untrained, so expect "
+        "little of it",
+        f"picture: {found['picture']}",
+    )
+    return {**summary, "demo": found}
+
+
+_JOBS: dict[str, tuple[Any, Callable[..., Summary]]] = {
+    "ingest": (ingest.IngestConfig, _ingest),
+    "embed": (embed.EmbedConfig, _embed),
+    "export": (export.ExportConfig, _export),
+    "demo": (demo.DemoConfig, _demo),
+}

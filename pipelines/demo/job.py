@@ -100,6 +100,19 @@ class DemoConfig:
         return ExportConfig(store=self.below("store"), output=self.below("tables"))
 
 
+def plan_lines(config: DemoConfig) -> list[str]:
+    """What the demo will do, for people, a line each."""
+    shape = " x ".join(str(n) for n in config.phantom.shape)
+    size = " x ".join(f"{v:g}" for v in config.phantom.voxel_size_nm)
+    return [
+        f"sample: {shape} voxels of {size} nm with {config.phantom.neurites} neurites, seed "
+        f"{config.phantom.seed}",
+        f"nodes: sampled, one a segment and cell of {config.spacing_nm:g} nm",
+        f"model: {config.model}",
+        f"output: {config.below()}",
+    ]
+
+
 def make_sample(config: DemoConfig) -> bool:
     """Write the sample's files; False where they are there already.
 
