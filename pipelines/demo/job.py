@@ -167,9 +167,9 @@ def account(config: DemoConfig, title: str) -> dict[str, Any]:
     counts = {name: kinds.count(name) for name in sorted(set(kinds))}
     picture = config.below("demo.png")
     caption = (
-        f"{len(vectors):,} sites of {len(set(segments.tolist())):,} segments. The five nearest of "
-        f"other segments agree on the kind for {knn:.0%};\nalways naming the commonest kind gives "
-        f"{majority:.0%}. Two components show {float(explained.sum()):.0%} of the variance."
+        f"{len(vectors):,} sites of {len(set(segments.tolist())):,} segments; the five nearest of "
+        f"other segments agree on the kind for {knn:.0%} (the commonest kind: {majority:.0%}).\n"
+        f"The two components show {float(explained.sum()):.0%} of the variance."
     )
     size = config.phantom.voxel_size_nm
     sites = np.stack([table[f"{a}_nm"].to_numpy() for a in "xyz"], axis=1) / np.array(size)
