@@ -142,6 +142,7 @@ class SkipCommitted(beam.DoFn):
         if done is None:
             yield box
         else:
+            count("boxes_skipped")
             yield beam.pvalue.TaggedOutput(self.DONE, done)
 
 
@@ -200,7 +201,9 @@ class CommitBox(beam.DoFn):
         where, local = self._work.generation.place(coordinate_of(box.receipt.box))
         with timed("commit_ms"):
             stands = partition.commit_box(where, local, box.rows, box.receipt)
-        yield Done(stands, skipped=stands is not box.receipt, bytes_read=box.bytes_read)
+        skipped = stands is not box.receipt
+        count("boxes_skipped" if skipped else "boxes")
+        yield Done(stands, skipped, box.bytes_read)
 
 
 @dataclasses.dataclass(eq=False)

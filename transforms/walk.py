@@ -141,6 +141,7 @@ class WalkRange(beam.DoFn):
             if done is not None:
                 nodes += done.receipt.planned
                 planned = True
+                count("boxes_skipped")
                 yield beam.pvalue.TaggedOutput(self.DONE, done)
                 continue
             box = self._sampled(index)

@@ -126,15 +126,18 @@ class EmbeddingStore:
         return Rows.concatenated(found or [self._none()])
 
     def all(self) -> Iterator[Rows]:
-        """The rows of every box, a box at a time, in the order of (box, row)."""
+        """The rows of every box that has any, a box at a time, in the order of (box, row)."""
         for name, version in self.partitions:
             yield from self.rows_of(name, version)
 
     def rows_of(self, name: str, version: int | None) -> Iterator[Rows]:
-        """The rows of a partition's boxes, a box at a time."""
+        """The rows of those boxes of a partition that have any, a box at a time."""
         part = self.generation.partition(name)
         for box in self.boxes_of(name, version):
-            yield partition.read_rows(part, self.generation.local(coordinate_of(box)), version)
+            local = self.generation.local(coordinate_of(box))
+            rows = partition.read_rows(part, local, version)
+            if len(rows):
+                yield rows
 
     def _none(self) -> Rows:
         return Rows(

@@ -8,6 +8,7 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from launch.runner import counted
 from pipelines import embed
 from segclr.encoder import shared_encoder
 from segclr.model import resolve_model
@@ -96,11 +97,7 @@ def run(plan: embed.EmbedPlan, build=embed.build, options: list[str] | None = No
     build(pipeline, plan)
     result = pipeline.run()
     result.wait_until_finish()
-    counts = {}
-    for counter in result.metrics().query()["counters"]:
-        name = counter.key.metric.name
-        counts[name] = counts.get(name, 0) + counter.committed
-    return counts
+    return counted(result)
 
 
 def rows_by_node(url: str) -> dict[tuple[int, int], tuple]:

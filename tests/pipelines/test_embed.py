@@ -74,7 +74,8 @@ def test_counters_equal_receipts_and_the_summary(case: Case, done) -> None:
     assert counts["embeddings"] == sum(r.committed for r in found) == result.embeddings == 66
     assert counts["nodes"] == result.nodes == 66
     assert counts["bytes_read"] == result.bytes_read > 0
-    assert len(found) == result.boxes == plan.estimate.boxes
+    assert len(found) == counts["boxes"] == result.boxes == plan.estimate.boxes
+    assert {"read_ms_sum", "encode_ms_sum", "commit_ms_sum"} <= counts.keys()
     assert result.bytes_read == plan.estimate.bytes_to_read
     assert result.boxes_skipped == 0
     assert result.version == 1
@@ -97,6 +98,7 @@ def test_the_graph_on_a_complete_store_computes_and_writes_nothing(case: Case, d
     assert counts.get("embeddings", 0) == counts.get("bytes_read", 0) == 0
     result = embed.finish(again)
     assert (result.boxes, result.boxes_skipped) == (0, plan.estimate.boxes)
+    assert counts["boxes_skipped"] == plan.estimate.boxes
     assert result.version == 1
     assert partition.newest_version(part) == before
     assert store.version_numbers(plan.work.generation.store) == [1]
