@@ -4,7 +4,7 @@ In it stand sparse zarr3 arrays, one box a chunk of the box axis, and keys by bo
 
     embedding   float32 [box, row, D]      plan/<box>      the nodes the box owes
     segment_id  uint64  [box, row]         receipts/<box>  the record that its rows are committed
-    node_id     uint64  [box, row]
+    node_id     uint64  [box, row]         epoch           0; for runs that shut others out
     position_nm float64 [box, row, 3]
     mask_voxels uint32  [box, row]
     crop_digest uint8   [box, row, 16]
@@ -110,11 +110,13 @@ def _plan_once(partition: Partition, plans: list[BoxPlan], transaction: ts.Trans
             )
     if not new:
         return 0
+    staged = keys.with_transaction(transaction)
+    writes = [staged.write(f"plan/{p.box}", p.to_bytes(), if_equal=_ABSENT) for p in new]
     if _result(partition, keys.read("count/zarr.json")).state != "value":
         for array in [_opened(partition, name, transaction) for name in _names()]:
             _result(partition, array)
-    staged = keys.with_transaction(transaction)
-    for write in [staged.write(f"plan/{p.box}", p.to_bytes(), if_equal=_ABSENT) for p in new]:
+        writes.append(staged.write("epoch", b"0", if_equal=_ABSENT))
+    for write in writes:
         _result(partition, write)
     _commit(partition, transaction)
     return len(new)

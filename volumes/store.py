@@ -126,6 +126,8 @@ class Seal:
         rows: Rows that receipts record.
         rejected: (reason, count) pairs that receipts record, sorted.
         digest: Digest of the boxes' row digests.
+        inputs: Digest of the boxes' image and segmentation digests: what was read.
+        identities: Digest of the boxes' node identities.
         undone: Boxes with a plan and no receipt, the first hundred.
         undone_boxes: How many those are.
         unplanned_boxes: Boxes with a receipt and no plan.
@@ -138,6 +140,8 @@ class Seal:
     rows: int
     rejected: tuple[tuple[str, int], ...]
     digest: str
+    inputs: str
+    identities: str
     undone: tuple[str, ...]
     undone_boxes: int
     unplanned_boxes: int
@@ -148,7 +152,8 @@ def seal(generation: Generation, name: str) -> Seal:
     part = generation.partition(name)
     version = partition.newest_version(part)
     if version == 0:
-        return Seal(name, 0, 0, 0, 0, (), json_digest([]), (), 0, 0)
+        nothing = json_digest([])
+        return Seal(name, 0, 0, 0, 0, (), nothing, nothing, nothing, (), 0, 0)
     planned = partition.listed(part, "plan", version)
     committed = set(partition.listed(part, "receipts", version))
     nodes = 0
@@ -165,6 +170,8 @@ def seal(generation: Generation, name: str) -> Seal:
         rows=sum(r.committed for r in receipts),
         rejected=added(r.rejected for r in receipts),
         digest=json_digest([[r.box, r.rows_digest] for r in receipts]),
+        inputs=json_digest([[r.box, r.image_digest, r.labels_digest] for r in receipts]),
+        identities=json_digest([[r.box, r.identities] for r in receipts]),
         undone=tuple(undone[:_NAMED]),
         undone_boxes=len(undone),
         unplanned_boxes=len(committed - set(planned)),
@@ -337,6 +344,8 @@ def publish(generation: Generation, seals: list[Seal], body: dict[str, Any]) -> 
         **body,
         "generation": generation.to_json() | {"store": ""},
         "digest": content,
+        "inputs": json_digest([[s.partition, s.inputs] for s in ordered]),
+        "identities": json_digest([[s.partition, s.identities] for s in ordered]),
         "boxes": sum(s.boxes for s in ordered),
         "nodes": sum(s.nodes for s in ordered),
         "rows": sum(s.rows for s in ordered),
