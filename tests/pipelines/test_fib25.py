@@ -39,10 +39,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     source = str(shared("data", "fib25", "groundtruth.h5"))
     kind = ("--dataset", "stack", "--axes", "zyx", "--kind", "segmentation")
     run("ingest", "--source", source, *kind, *size, "--output", labels)
-    # Skeletons of every second body: more than 100 nodes when thinned, and half the time.
+    # Skeletons of every third body: more than 100 nodes when thinned, and a third of the time.
     (here / "swc").mkdir()
     skeletons = sorted(shared("data", "fib25", "skeletons").glob("*.swc"))
-    for path in skeletons[::2]:
+    for path in skeletons[::3]:
         shutil.copyfile(path, here / "swc" / path.name)
     return here
 
