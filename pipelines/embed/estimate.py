@@ -23,9 +23,9 @@ _DECODED_MB_S = 200
 _SITES_A_CELL = 30
 
 # Up to this many boxes and chunks, sums are exact; beyond, they follow from an inner box.
-_EXACT_BOXES = 20_000
-_EXACT_CHUNKS = 2_000_000
-_EXACT_CELLS = 100_000
+_EXACT_BOXES = 5_000
+_EXACT_WALK = 200
+_EXACT_CHUNKS = 500_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def estimate(work: EmbedWork, found: Survey | None) -> Estimate:
             boxes = len(found.box_index)
             if boxes <= _EXACT_BOXES:
                 occupied = [int(i) for i in found.box_index]
-    elif boxes <= _EXACT_BOXES:
+    elif boxes <= _EXACT_WALK:
         occupied = list(range(boxes))
     total, reads = _reading(work, occupied, boxes)
     assumed = nodes if nodes is not None else _sampled(work)
@@ -81,25 +81,31 @@ def estimate(work: EmbedWork, found: Survey | None) -> Estimate:
         bytes_to_read=total,
         chunk_reads=reads,
         seconds=_seconds(work, assumed, total),
-        peak_bytes=peak_bytes(work, occupied),
+        peak_bytes=peak_bytes(work, occupied, boxes),
     )
 
 
 def _reading(work: EmbedWork, occupied: list[int] | None, boxes: int) -> tuple[int, float | None]:
     """Decoded bytes, and how often a chunk is read."""
-    if occupied is None:
-        middle = _inner_box(work.grid)
-        each = _box_bytes(work, middle)
-        if boxes < work.grid.size:
-            return boxes * each, None
-        per_chunk = [
-            chunks_under(volume, work.read_box(middle))
-            / max(1.0, work.grid.box(middle).size / math.prod(volume.read_chunk))
-            for volume in (work.image, work.segmentation)
-        ]
-        return boxes * each, sum(per_chunk) / 2
-    total = sum(_box_bytes(work, i) for i in occupied)
-    return total, _chunk_reads(work, occupied)
+    if occupied is not None:
+        return sum(_box_bytes(work, i) for i in occupied), _chunk_reads(work, occupied)
+    each = _box_bytes(work, _inner_box(work.grid))
+    if boxes < work.grid.size:
+        return boxes * each, None
+    return boxes * each, _walked_reads(work)
+
+
+def _walked_reads(work: EmbedWork) -> float:
+    """Reads of chunks over chunks where an inner box stands for all of a grid's."""
+    middle = _inner_box(work.grid)
+    reads = chunks = 0.0
+    for volume, box in (
+        (work.image, work.read_box(middle)),
+        (work.segmentation, work.labels_box(middle)),
+    ):
+        reads += chunks_under(volume, box)
+        chunks += work.grid.box(middle).size / math.prod(volume.read_chunk)
+    return reads / chunks
 
 
 def _box_bytes(work: EmbedWork, index: int) -> int:

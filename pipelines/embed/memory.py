@@ -1,45 +1,74 @@
 """How much memory a worker process takes at its peak: the model behind the plan's figure.
 
-The parts, each measured or following from shapes:
+The parts, each following from shapes or measured by ``benchmarks/embed.py``, which prints the sum
+beside the peak of a fresh process:
 
 - Python with Beam, TensorStore and TensorFlow loaded: a constant of the software.
-- the weights, twice: the file's arrays live until they are assigned.
-- a batch's activations, with the convolutions' scratch space as a factor.
-- the voxels of the read box: image and segmentation, with the chunks in flight while they are read.
-
-``benchmarks/embed.py`` prints this beside the measured peak.
+- the weights, half of them twice: the file's arrays live until they are assigned.
+- a batch in the network: a share of the activations that its shape gives, since buffers are reused,
+  and five copies of the pixels in float32 (scaled, padded, and cut into cells on the way).
+- the voxels of a box: image and segmentation, and the chunks in flight while they are read. Where
+  there are several boxes, the last box's arrays may still be held while the next ones are read.
+- the sampler's working arrays, a few times a cell's voxels.
 """
 
 from segclr.config import activation_bytes_per_crop
+from segclr.sampler import cells_box
 from transforms.work import EmbedWork
+from volumes.geometry import Box, vec
 from volumes.reading import decoded_bytes
 
-_LIBRARIES = 900 << 20
-_ACTIVATION_FACTOR = 3.0
+_LIBRARIES = 930 << 20
+_WEIGHTS = 1.5
+_ACTIVATIONS = 0.5
+_PIXEL_COPIES = 5
+_FLOAT_BYTES = 4
+
+# Working arrays of the sampler, in times the bytes of a cell's ids.
+_SAMPLER = 5
 
 
-def peak_bytes(work: EmbedWork, occupied: list[int] | None) -> int:
+def peak_bytes(work: EmbedWork, occupied: list[int] | None, boxes: int) -> int:
     """Predicted peak of a worker's resident memory in bytes.
 
     Args:
         work: The run.
-        occupied: The boxes to be read, where they are known; otherwise the largest possible read
-            box is taken.
+        occupied: The boxes to be read, where they are known; otherwise an inner box is taken.
+        boxes: How many boxes there are.
     """
-    voxels = max((_box_bytes(work, i) for i in occupied or [0]), default=0)
-    return _LIBRARIES + 2 * work.model.weights_bytes + _batch_bytes(work) + voxels
+    indices = occupied if occupied else [_inner(work)]
+    voxels = max(_box_bytes(work, i, boxes > 1) for i in indices)
+    weights = round(_WEIGHTS * work.model.weights_bytes)
+    return _LIBRARIES + weights + _batch_bytes(work) + voxels + _sampler_bytes(work, indices[0])
 
 
-def _box_bytes(work: EmbedWork, index: int) -> int:
+def _box_bytes(work: EmbedWork, index: int, several: bool) -> int:
     image_box, labels_box = work.read_box(index), work.labels_box(index)
     arrays = image_box.size + labels_box.size * work.segmentation.itemsize
     decoded = decoded_bytes(work.image, image_box) + decoded_bytes(work.segmentation, labels_box)
-    return arrays + min(work.bytes_in_flight, decoded)
+    return arrays * (2 if several else 1) + min(work.bytes_in_flight, decoded)
 
 
 def _batch_bytes(work: EmbedWork) -> int:
     model = work.model
+    pixels = _PIXEL_COPIES * _FLOAT_BYTES * model.input_size**3
     if model.network is None:
+        return model.batch * pixels
+    activations = activation_bytes_per_crop(model.network, model.input_size)
+    return model.batch * (pixels + round(_ACTIVATIONS * activations))
+
+
+def _sampler_bytes(work: EmbedWork, index: int) -> int:
+    """Working arrays for one cell of the sampler."""
+    if work.spacing_nm is None:
         return 0
-    crop = activation_bytes_per_crop(model.network, model.input_size)
-    return round(_ACTIVATION_FACTOR * model.batch * crop)
+    start = work.grid.box(index).start
+    corner = Box(start, vec(v + 1 for v in start))
+    cell = cells_box(corner, work.grid.domain, work.voxel_size_nm, work.spacing_nm)
+    return _SAMPLER * cell.size * work.segmentation.itemsize
+
+
+def _inner(work: EmbedWork) -> int:
+    """A box in the middle of the grid, which the domain does not clip where there is such a one."""
+    grid = work.grid
+    return grid.index(vec(f + n // 2 for f, n in zip(grid.first, grid.counts, strict=True)))

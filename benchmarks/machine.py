@@ -1,0 +1,36 @@
+"""What a figure was measured on."""
+
+import os
+import pathlib
+import platform
+from collections.abc import Sequence
+
+from volumes import provenance
+
+
+def describe() -> str:
+    """Processor, cores, memory and software, in a line each."""
+    models = [
+        line.partition(":")[2].strip()
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    software = ", ".join(f"{name} {v}" for name, v in provenance.software().items())
+    return (
+        f"machine: {models[0] if models else platform.processor()}, {os.cpu_count()} cores, "
+        f"{memory / 2**30:.0f} GiB\nsoftware: {software}"
+    )
+
+
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a plain table."""
+    widths = [max(len(r[i]) for r in (header, *rows)) for i in range(len(header))]
+    print(f"\n{title}")
+    for row in (header, *rows):
+        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
+
+
+def met(reached: bool) -> str:
+    """Whether a goal was reached, in a word."""
+    return "met" if reached else "MISSED"
