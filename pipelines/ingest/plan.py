@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
-import os
 from typing import Any
 
 import numpy as np
 
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.output import check_output
+from pipelines.text import bytes_text, shape_text
 from volumes import objects
 from volumes.geometry import ChunkGrid, Vec, vec
 from volumes.slabs import SlabJob, fixed_bytes, peak_bytes, slab_shape, voxels_decoded
@@ -109,17 +109,17 @@ class IngestPlan:
         sizes = ", ".join(f"{v:g}" for v in layout.voxel_size_nm)
         return [
             *source.lines(),
-            f"volume: {layout.kind}, {_times(layout.shape)} voxels (x, y, z) of {source.dtype}"
+            f"volume: {layout.kind}, {shape_text(layout.shape)} voxels (x, y, z) of {source.dtype}"
             f"{kept}; voxel size {sizes} nm; first voxel at {layout.origin_vx}",
-            f"output: {self.job.output}, zarr3, chunks of {_times(layout.chunk)} in shards of "
-            f"{_times(layout.shard)}",
-            f"work: slabs of {_times(self.slab)} voxels, {grid.size:,} in all "
-            f"({_times(grid.counts)} along x, y, z)",
-            f"to read: {_bytes(self.bytes_to_read)} decoded, each byte of the source "
+            f"output: {self.job.output}, zarr3, chunks of {shape_text(layout.chunk)} in shards of "
+            f"{shape_text(layout.shard)}",
+            f"work: slabs of {shape_text(self.slab)} voxels, {grid.size:,} in all "
+            f"({shape_text(grid.counts)} along x, y, z)",
+            f"to read: {bytes_text(self.bytes_to_read)} decoded, each byte of the source "
             f"{reads:.3g} times",
-            f"to write: {_bytes(math.prod(layout.shape) * layout.itemsize)} before compression",
-            f"memory: at most about {_bytes(self.peak_bytes)} a worker besides Python and its "
-            f"libraries, of {_bytes(self.config.memory_mb * 10**6)} allowed",
+            f"to write: {bytes_text(math.prod(layout.shape) * layout.itemsize)} before compression",
+            f"memory: at most about {bytes_text(self.peak_bytes)} a worker besides Python and its "
+            f"libraries, of {bytes_text(self.config.memory_mb * 10**6)} allowed",
             *(f"warning: {w}" for w in self.warnings),
         ]
 
@@ -137,8 +137,7 @@ def plan(config: IngestConfig) -> IngestPlan:
     if config.shard is None:
         layout = _layout(config, source, _choose_shard(layout, source, budget))
     slab = slab_shape(layout, source.scratch_bytes, budget)
-    path = objects.local_path(config.output)
-    output = config.output.rstrip("/") if path is None else os.path.abspath(path)
+    output = objects.absolute(config.output)
     made = IngestPlan(config, SlabJob(source, output, layout, ChunkGrid(layout.domain, slab)))
     check_output(output, source.url, made.identity())
     return made
@@ -180,17 +179,3 @@ def _shard(layout: VolumeLayout, chunks: Vec) -> Vec:
     return vec(
         c * min(k, -(-n // c)) for n, c, k in zip(layout.shape, layout.chunk, chunks, strict=True)
     )
-
-
-def _times(shape: Vec) -> str:
-    return " x ".join(f"{n:,}" for n in shape)
-
-
-def _bytes(count: int) -> str:
-    """Bytes for people: three digits and a unit of 1,000."""
-    value, unit = float(count), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB", "PB", "EB"):
-        if value < 999.5 or unit == "EB":
-            break
-        value /= 1000
-    return f"{value:.3g} {unit}"
