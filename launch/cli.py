@@ -1,113 +1,123 @@
 """The command line: words to a job's flags, errors to messages and exit statuses.
 
 Importing this is quick; what a job needs (Beam, TensorStore, the pipelines) is loaded through one
-door, ``_jobs``, when a job is about to be planned. TensorFlow waits still longer, behind
-``segclr.runtime``.
+door, ``_door``, when a job is about to be planned. So nothing of ``volumes`` is imported here, nor
+in ``flags`` and ``config_file``. TensorFlow waits still longer, behind ``segclr.runtime``.
 """
 
 import difflib
 import importlib
 import json
-import pathlib
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
 from launch import flags
-from launch.flags import UsageError
+from launch.config_file import config_words
+from launch.flags import Job, Parser, UsageError
 
-DONE, FAILED, WRONG = 0, 1, 2
-"""Exit statuses: done; the run failed or left work undone; the request is wrong."""
+DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+"""Exit statuses: done; the run failed or left work undone; the request is wrong; stopped."""
 
-_INTERRUPTED = 130
+_STOPPED = (
+    "interrupted; what is committed stays: run the same command again, which does what is missing"
+)
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    words = list(sys.argv[1:] if words is None else words)
-    if not words or words[0] in ("-h", "--help"):
-        flags.top_parser().print_help()
-        return DONE if words else WRONG
-    asked_json = "--json" in words
+    typed = list(sys.argv[1:] if words is None else words)
+    if not typed or typed[0] in ("-h", "--help"):
+        flags.top_parser().print_help(sys.stdout if typed else sys.stderr)
+        return DONE if typed else WRONG
+    given = typed[1:]
     try:
-        return _run(words)
+        job = _job(typed[0])
+        parser = flags.job_parser(job)
+        if "-h" in given or "--help" in given:
+            parser.print_help()
+            return DONE
+        given = _with_config(parser, flags.spelled(given, flags.flag_names(parser)))
+        return _run(job, parser, given, typed)
+    except BrokenPipeError:  # who read stdout has gone, so nobody is there to be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     except UsageError as e:
-        return _refused(WRONG, str(e), asked_json)
-    except SystemExit as e:  # argparse's own --help
-        return int(e.code or 0)
+        return _ended(WRONG, str(e), given)
+    except (OSError, MemoryError) as e:
+        return _ended(FAILED, f"{type(e).__name__}: {e}", given)
     except KeyboardInterrupt:
-        return _refused(
-            _INTERRUPTED, "interrupted; the same command goes on from what is committed", asked_json
-        )
+        return _ended(INTERRUPTED, _STOPPED, given)
 
 
-def _run(words: list[str]) -> int:
-    job = flags.JOBS.get(words[0])
-    if job is None:
-        near = difflib.get_close_matches(words[0], flags.JOBS, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"there is no job {words[0]!r}{hint} (jobs: {', '.join(flags.JOBS)})")
-    parser = flags.job_parser(job)
-    given = _with_config(words[1:])
+def _run(job: Job, parser: Parser, given: list[str], typed: list[str]) -> int:
     parsed, left_over = parser.parse_known_args(given)
-    door: Any = _jobs()
-    beam_words = door.beam_words(left_over, flags.flag_names(parser))
+    beam_words = _for_beam(parser, left_over)
     missing = flags.missing_flags(job, parser, parsed)
     if missing:
         raise UsageError(f"{job.name} needs {', '.join(missing)}; for example:\n  {job.example}")
-    command = f"segclr-beam {' '.join(words)}"
-    status, message, summary = door.run_job(job.name, parsed, beam_words, command)
-    if message:
-        return _refused(status, message, parsed.json)
+    entry = _door(job.module).JOBS[job.name]
+    status, message, summary = _door().run_job(job.name, entry, parsed, beam_words, typed)
+    if status != DONE:
+        return _ended(status, message, given)
     if parsed.json:
         print(json.dumps(summary), flush=True)
     return DONE
 
 
-def _jobs() -> Any:
+def _job(name: str) -> Job:
+    job = flags.JOBS.get(name)
+    if job is not None:
+        return job
+    if name.startswith("-"):
+        raise UsageError(f"the job comes first, then its flags (jobs: {', '.join(flags.JOBS)})")
+    near = difflib.get_close_matches(name, flags.JOBS, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise UsageError(f"there is no job {name!r}{hint} (jobs: {', '.join(flags.JOBS)})")
+
+
+def _door(module: str = "launch.jobs") -> Any:
     """The door to everything heavy."""
-    return importlib.import_module("launch.jobs")
+    return importlib.import_module(module)
 
 
-def _refused(status: int, message: str, as_json: bool) -> int:
+def _for_beam(parser: Parser, left_over: list[str]) -> list[str]:
+    """The words that the job's parser left over, which must be Beam's."""
+    if not left_over:
+        return []
+    words: list[str] = _door().beam_words(left_over, flags.flag_names(parser))
+    return words
+
+
+def _with_config(parser: Parser, words: list[str]) -> list[str]:
+    """The words with those of every ``--config FILE`` before them, so that the words win."""
+    found: list[str] = []
+    for i, word in enumerate(words):
+        flag, equals, path = word.partition("=")
+        if flag != "--config":
+            continue
+        if not equals:
+            path = (words[i + 1 :] or ["--"])[0]
+        if not path or path.startswith("--"):
+            raise UsageError("--config needs a file; give a YAML or JSON file of flags")
+        from_file = flags.spelled(config_words(path), flags.flag_names(parser))
+        try:
+            _for_beam(parser, parser.parse_known_args(from_file)[1])
+        except UsageError as e:
+            raise UsageError(f"--config {path}: {e}") from e
+        found += from_file
+    return found + words
+
+
+def _ended(status: int, message: str, given: list[str]) -> int:
+    """Report an end that is not the wanted one; returns its status."""
+    if "://" in message:  # what knows about secrets in URLs is behind the door
+        message = _door().without_secrets(message)
+    if "--verbose" in given and sys.exc_info()[0] is not None:
+        traceback.print_exc()
     print(f"segclr-beam: {message}", file=sys.stderr, flush=True)
-    if as_json:
+    if "--json" in given:
         print(json.dumps({"status": status, "error": message}), flush=True)
     return status
-
-
-def _with_config(words: list[str]) -> list[str]:
-    """The words with the flags of ``--config FILE`` before them, so that the words win."""
-    names = [i for i, w in enumerate(words) if w == "--config" or w.startswith("--config=")]
-    if not names:
-        return words
-    last = words[names[-1]]
-    if last == "--config" and names[-1] + 1 >= len(words):
-        raise UsageError("--config needs a file")
-    path = last.partition("=")[2] if "=" in last else words[names[-1] + 1]
-    return _config_words(path) + words
-
-
-def _config_words(path: str) -> list[str]:
-    try:
-        document = yaml.safe_load(pathlib.Path(path).read_text())
-    except OSError as e:
-        raise UsageError(f"--config {path}: cannot be read ({e.strerror})") from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise UsageError(f"--config {path}: not YAML or JSON ({e})") from e
-    if not isinstance(document, dict):
-        raise UsageError(
-            f"--config {path}: must map flags to values, as in `box: [128, 128, 128]`; it holds "
-            f"a {type(document).__name__}"
-        )
-    words = []
-    for name, value in document.items():
-        flag = "--" + str(name).removeprefix("--").replace("_", "-")
-        if value is True:
-            words.append(flag)
-        elif value is not None and value is not False:
-            listed = value if isinstance(value, list) else [value]
-            words.append(f"{flag}={','.join(str(v) for v in listed)}")
-    return words

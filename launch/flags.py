@@ -6,8 +6,11 @@ without a table in between.
 
 import argparse
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
+
+_NEGATIVE = re.compile(r"-[\d.]")
 
 
 class UsageError(ValueError):
@@ -32,6 +35,7 @@ class Job:
         example: A command that works.
         required: Flags that it cannot do without.
         add_flags: Adds its flags to a parser.
+        module: The module whose ``JOBS`` runs it; loaded when it is asked for.
     """
 
     name: str
@@ -39,6 +43,7 @@ class Job:
     example: str
     required: tuple[str, ...]
     add_flags: Callable[[argparse.ArgumentParser], None]
+    module: str = "launch.jobs"
 
 
 def _floats(text: str) -> tuple[float, float, float]:
@@ -65,7 +70,10 @@ def _integers(text: str) -> tuple[int, int, int]:
 
 def _cube(text: str) -> tuple[int, int, int]:
     """Three integers, or one for all axes."""
-    return _integers(text if "," in text else ",".join([text] * 3))
+    if "," in text:
+        return _integers(text)
+    side = _integer(text)
+    return (side, side, side)
 
 
 def _number(text: str) -> float:
@@ -82,14 +90,26 @@ def _integer(text: str) -> int:
         raise argparse.ArgumentTypeError(f"an integer is needed, got {text!r}") from None
 
 
+def _processes(text: str) -> int:
+    count = _integer(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"at least 1 process is needed, got {count}")
+    return count
+
+
 def _common(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("running")
     group.add_argument("--config", metavar="FILE", help="YAML or JSON file that gives flags values")
     group.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     group.add_argument("--json", action="store_true", help="end stdout with a one-line summary")
-    group.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    group.add_argument("--quiet", action="store_true", help="no plan and no progress on stderr")
     group.add_argument(
-        "--workers", type=_integer, default=1, metavar="N", help="local processes (default 1)"
+        "--verbose",
+        action="store_true",
+        help="show what Beam and TensorFlow write to stderr, and where an error was raised",
+    )
+    group.add_argument(
+        "--workers", type=_processes, default=1, metavar="N", help="local processes (default 1)"
     )
     group.add_argument(
         "--runner",
@@ -106,7 +126,9 @@ def _ingest(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--axes", metavar="zyx", help="stored axes of an HDF5 or NPY array, slowest first"
     )
-    group.add_argument("--kind", choices=("image", "segmentation"))
+    group.add_argument(
+        "--kind", choices=("image", "segmentation"), help="what the voxels are: grey values or ids"
+    )
     group.add_argument(
         "--voxel-size", dest="voxel_size_nm", type=_floats, metavar="X,Y,Z", help="voxel size in nm"
     )
@@ -144,8 +166,13 @@ def _ingest(parser: argparse.ArgumentParser) -> None:
 
 def _embed(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to read")
-    group.add_argument("--image", metavar="VOLUME", help="the image, uint8")
-    group.add_argument("--segmentation", metavar="VOLUME", help="the segmentation")
+    group.add_argument(
+        "--image",
+        metavar="VOLUME",
+        help="the image, uint8: a path or URL (zarr, OME-Zarr, N5, precomputed), a TensorStore "
+        "URL, or a TensorStore JSON spec, inline or as @file.json",
+    )
+    group.add_argument("--segmentation", metavar="VOLUME", help="the segmentation, integers")
     group.add_argument(
         "--nodes",
         metavar="NODES",
@@ -286,6 +313,7 @@ JOBS: dict[str, Job] = {
             "segclr-beam demo --output demo-output",
             ("output",),
             _demo,
+            "launch.demo",
         ),
     )
 }
@@ -310,7 +338,6 @@ def job_parser(job: Job) -> Parser:
     """The parser of a job's flags."""
     parser = Parser(
         prog=f"segclr-beam {job.name}",
-        usage=f"segclr-beam {job.name} [flags]",
         description=job.line,
         epilog=f"example:\n  {job.example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -318,12 +345,39 @@ def job_parser(job: Job) -> Parser:
     )
     job.add_flags(parser)
     _common(parser)
+    needed = [a for a in parser._actions if a.dest in job.required]
+    shown = [f"{a.option_strings[-1]} {a.metavar or a.dest.upper()}" for a in needed]
+    parser.usage = " ".join([parser.prog, *shown, "[flags]"])
     return parser
 
 
 def flag_names(parser: argparse.ArgumentParser) -> list[str]:
     """Every long flag of a parser."""
     return [s for a in parser._actions for s in a.option_strings if s.startswith("--")]
+
+
+def spelled(words: Sequence[str], own: Sequence[str]) -> list[str]:
+    """Words as argparse understands them.
+
+    A job's own flags may be written with ``_``: ``--dry_run`` would otherwise be a flag of Beam's
+    that does nothing here. A negative value, as in ``--origin -8,0,0``, is joined to its flag; else
+    argparse takes it for a flag.
+
+    Args:
+        words: Words of the command line or of a config file.
+        own: The job's own flags.
+    """
+    done: list[str] = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        dashed = name.replace("_", "-")
+        if name.startswith("--") and dashed in own:
+            done.append(dashed + equals + value)
+        elif _NEGATIVE.match(word) and done and done[-1] in own:
+            done[-1] += f"={word}"
+        else:
+            done.append(word)
+    return done
 
 
 def missing_flags(job: Job, parser: argparse.ArgumentParser, parsed: Any) -> Sequence[str]:

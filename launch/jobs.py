@@ -1,22 +1,33 @@
-"""The jobs as the command line runs them: config, plan, graph, summary."""
+"""The main jobs as the command line runs them: config, plan, graph, summary."""
 
 import argparse
 import dataclasses
-import sys
+import shlex
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from launch import progress, runner
+import apache_beam as beam
+
+from launch import console, progress, runner
 from launch.cli import DONE, FAILED, WRONG
-from pipelines import demo, embed, export, ingest
+from launch.console import Console
+from pipelines import embed, export, ingest
 from volumes import objects, partition, store
 from volumes.errors import RequestError, RunError
+from volumes.spec import redacted_source
 
 Summary = dict[str, Any]
 
-Ended = tuple[int, str, Summary]
-"""Exit status, message (empty where all went well), summary."""
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Watch:
+    """How a job's progress is seen: what counts the units that are done, of how many."""
+
+    look: Callable[[], int]
+    total: int
+    unit: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,67 +39,100 @@ class Running:
         workers: Local processes.
         words: Flags for Beam.
         dry_run: Print the plan and stop.
-        quiet: No plan and no progress on stderr.
         command: The whole command line without secrets, for the record.
+        out: Where to say what happens.
     """
 
     engine: str
     workers: int
     words: tuple[str, ...]
     dry_run: bool
-    quiet: bool
     command: str
+    out: Console
 
-    def pipeline(self, build: Callable[[Any], Any]) -> runner.Counts:
-        """Build a job's graph and run it."""
-        return runner.run(build, self.engine, self.workers, list(self.words))
+    def pipeline(self, build: Callable[[beam.Pipeline], Any], watch: Watch) -> runner.Counts:
+        """Build a job's graph and run it, showing progress; gives Beam's counters."""
+        with progress.shown(watch.look, watch.total, watch.unit, self.out):
+            return runner.run(build, self.engine, self.workers, self.words)
 
-    def planned(self, lines: list[str]) -> bool:
+    def planned(self, lines: Sequence[str]) -> bool:
         """Show a plan; whether to stop there."""
+        indented = [f"  {line}" for line in lines]
         if self.dry_run:
-            _say("plan:", *(f"  {line}" for line in lines), "dry run: nothing was written")
-        elif not self.quiet:
-            print(*(f"  {line}" for line in lines), sep="\n", file=sys.stderr, flush=True)
+            self.out.say("plan:", *indented, "dry run: nothing was written")
+        else:
+            self.out.tell(*indented)
         return self.dry_run
 
 
 def beam_words(left_over: Sequence[str], known: Sequence[str]) -> list[str]:
     """The words that go to Beam; see ``runner.split_beam_flags``."""
-    return runner.split_beam_flags(left_over, known) if left_over else []
+    return runner.split_beam_flags(left_over, known)
 
 
-def run_job(name: str, parsed: argparse.Namespace, words: list[str], command: str) -> Ended:
+def without_secrets(text: str) -> str:
+    """The text as it may be printed."""
+    return objects.redacted(text)
+
+
+Entry = tuple[Any, Callable[[Any, Running], Summary]]
+"""How a job is run: the class of its config, and what takes one."""
+
+
+def run_job(
+    name: str, entry: Entry, parsed: argparse.Namespace, words: list[str], typed: Sequence[str]
+) -> tuple[int, str, Summary]:
     """Run a job.
 
     Args:
         name: The job.
+        entry: How it is run.
         parsed: Its flags.
         words: Flags for Beam.
-        command: The whole command line, for the record.
+        typed: The command line, for the record.
+
+    Returns:
+        Exit status; a message, empty where all went well; the summary, without secrets.
+
+    Raises:
+        UsageError: There is no such runner, or it lacks something.
+        KeyboardInterrupt: The user stopped it.
     """
     started = time.monotonic()
-    running = Running(
-        engine=parsed.runner,
-        workers=parsed.workers,
-        words=tuple(words),
-        dry_run=parsed.dry_run,
-        quiet=parsed.quiet,
-        command=objects.redacted(command),
-    )
-    try:
-        config, run = _JOBS[name]
-        summary = run(_config(config, parsed), running)
-    except RequestError as e:
-        return WRONG, str(e), {}
-    except RunError as e:
-        return FAILED, str(e), {}
+    runner.ready(parsed.runner, parsed.workers, words)
+    config, run = entry
+    with console.opened(parsed.quiet, parsed.verbose) as out:
+        running = Running(
+            engine=parsed.runner,
+            workers=parsed.workers,
+            words=tuple(words),
+            dry_run=parsed.dry_run,
+            command=recorded(typed),
+            out=out,
+        )
+        try:
+            summary = run(_config(config, parsed), running)
+        except (RequestError, RunError) as e:
+            if parsed.verbose:
+                out.complain(*traceback.format_exception(e))
+            elif isinstance(e, runner.UnforeseenError):
+                out.complain(*out.overheard())
+            return (WRONG if isinstance(e, RequestError) else FAILED), str(e), {}
     seconds = round(time.monotonic() - started, 3)
-    return DONE, "", {"job": name, **summary, "seconds": seconds}
+    return DONE, "", objects.redacted({"job": name, **summary, "seconds": seconds})
 
 
-def _say(*lines: str) -> None:
-    for line in lines:
-        print(line, flush=True)
+def recorded(typed: Sequence[str]) -> str:
+    """A command line as it may be written down: without secrets, to be typed again."""
+    words: list[str] = []
+    before = ""
+    for word in typed:
+        flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        # A flag whose name tells of a secret loses its value, also where that is the next word.
+        secret = not objects.redacted({(flag if equals else before): ""})
+        words.append(flag + equals + ("REMOVED" if secret and value else redacted_source(value)))
+        before = flag
+    return shlex.join(["segclr-beam", *words])
 
 
 def _config(cls: Any, parsed: argparse.Namespace) -> Any:
@@ -97,7 +141,8 @@ def _config(cls: Any, parsed: argparse.Namespace) -> Any:
     return cls(**{f.name: given[f.name] for f in dataclasses.fields(cls) if f.name in given})
 
 
-def _ingest(config: ingest.IngestConfig, running: Running) -> Summary:
+def run_ingest(config: ingest.IngestConfig, running: Running) -> Summary:
+    """Make a volume."""
     plan = ingest.plan(config)
     if running.planned(plan.lines()):
         return {"dry_run": True, "plan": plan.to_json()}
@@ -105,60 +150,59 @@ def _ingest(config: ingest.IngestConfig, running: Running) -> Summary:
     counts: runner.Counts = {}
     if prepared.pending:
         where = objects.join(plan.job.output, "segclr-beam", "slabs")
-        with progress.shown(
-            lambda: len(objects.names(where)), prepared.slabs, "slabs", running.quiet
-        ):
-            counts = running.pipeline(lambda root: ingest.build(root, plan))
+        watch = Watch(lambda: len(objects.names(where)), prepared.slabs, "slabs")
+        counts = running.pipeline(lambda root: ingest.build(root, plan), watch)
     else:
-        _say(prepared.line())
+        running.out.say(prepared.line())
     done = ingest.finish(plan)
-    _say(
+    written = counts.get("slabs", 0)
+    running.out.say(
         f"{plan.job.output}: {done['voxels']:,} voxels in {done['slabs']:,} slabs, "
-        f"{counts.get('slabs', 0):,} written now"
+        f"{written:,} written now",
+        *(f"warning: {w}" for w in plan.warnings),
     )
     return {
         **done,
-        "slabs_skipped": done["slabs"] - counts.get("slabs", 0),
+        "slabs_skipped": done["slabs"] - written,
         "bytes_read": counts.get("bytes_read", 0),
+        "warnings": list(plan.warnings),
     }
 
 
-def _embed(config: embed.EmbedConfig, running: Running) -> Summary:
+def run_embed(config: embed.EmbedConfig, running: Running) -> Summary:
+    """Embed nodes into a store."""
     plan = embed.plan(config)
     if running.planned(plan.lines()):
         return {"dry_run": True, "plan": plan.to_json()}
     url = plan.work.generation.store
     if plan.complete is not None:
         result = embed.found_complete(plan)
-        _say(
-            f"nothing to do: {objects.redacted(url)} has all of this run as version "
-            f"{result.version}. Inputs are not looked at again; reprocess does that"
+        running.out.say(
+            f"nothing to do: {url} has all of this run as version {result.version}. Inputs are "
+            "not looked at again; reprocess does that"
         )
     else:
         embed.prepare(plan, running.command)
-        with progress.shown(
-            lambda: _boxes_committed(plan), plan.estimate.boxes, "boxes", running.quiet
-        ):
-            running.pipeline(lambda root: embed.build(root, plan))
+        watch = Watch(lambda: _boxes_committed(plan), plan.estimate.boxes, "boxes")
+        running.pipeline(lambda root: embed.build(root, plan), watch)
         result = embed.finish(plan)
-    rejected = dict(result.rejected)
-    turned_away = ", ".join(f"{n:,} {reason}" for reason, n in rejected.items()) or "none"
-    _say(
-        f"{objects.redacted(url)}: version {result.version}, {result.embeddings_total:,} "
-        f"embeddings; {result.embeddings:,} computed now in {result.boxes:,} boxes, "
-        f"{result.boxes_skipped:,} boxes found committed; rejected: {turned_away}",
+    rejected = ", ".join(f"{n:,} {reason}" for reason, n in result.rejected) or "none"
+    running.out.say(
+        f"{url}: version {result.version}, {result.embeddings_total:,} embeddings; "
+        f"{result.embeddings:,} computed now in {result.boxes:,} boxes, "
+        f"{result.boxes_skipped:,} boxes found committed; rejected now: {rejected}",
         f"model: {plan.work.model.title}",
         *(f"warning: {w}" for w in plan.warnings),
     )
     return {
-        "store": objects.redacted(url),
+        "store": url,
         "version": result.version,
         "boxes": result.boxes,
         "boxes_skipped": result.boxes_skipped,
         "nodes": result.nodes,
         "embeddings": result.embeddings,
         "embeddings_total": result.embeddings_total,
-        "rejected": rejected,
+        "rejected": dict(result.rejected),
         "failed": 0,
         "bytes_read": result.bytes_read,
         "model": plan.work.model.title,
@@ -174,58 +218,39 @@ def _boxes_committed(plan: embed.EmbedPlan) -> int:
     )
 
 
-def _export(config: export.ExportConfig, running: Running) -> Summary:
+def run_export(config: export.ExportConfig, running: Running) -> Summary:
+    """Write a version of a store as tables."""
     plan = export.plan(config)
     if running.planned(plan.lines()):
         return {"dry_run": True, "plan": plan.to_json()}
+    counts: runner.Counts = {}
     if plan.complete:
-        _say(f"nothing to do: {plan.output} has version {plan.version} already")
+        running.out.say(f"nothing to do: {plan.output} has version {plan.version} already")
     else:
-        with progress.shown(
-            lambda: len(objects.names(plan.output)), len(plan.partitions), "files", running.quiet
-        ):
-            running.pipeline(lambda root: export.build(root, plan))
+        watch = Watch(lambda: len(objects.names(plan.output)), len(plan.partitions), "files")
+        counts = running.pipeline(lambda root: export.build(root, plan), watch)
     result = export.finish(plan)
-    _say(f"{plan.output}: {result['rows']:,} rows in {len(result['files']):,} files")
+    running.out.say(f"{plan.output}: {result['rows']:,} rows in {len(result['files']):,} files")
+    boxes = int(plan.store.document["boxes"])
     return {
-        "store": objects.redacted(plan.store.generation.store),
+        "store": plan.work.store,
         "version": plan.version,
         "output": plan.output,
         "files": len(result["files"]),
-        "boxes": int(plan.store.document["boxes"]),
-        "boxes_skipped": 0,
+        "boxes": 0 if plan.complete else boxes,
+        "boxes_skipped": boxes if plan.complete else 0,
         "nodes": int(plan.store.document["nodes"]),
         "embeddings": 0,
         "embeddings_total": result["rows"],
         "rejected": {},
         "failed": 0,
-        "bytes_read": 0,
+        "bytes_read": counts.get("rows", 0) * plan.row_bytes,
     }
 
 
-def _demo(config: demo.DemoConfig, running: Running) -> Summary:
-    if running.planned(demo.plan_lines(config)):
-        return {"dry_run": True, "plan": {"job": "demo", "output": config.below()}}
-    _say("sample: made" if demo.make_sample(config) else "sample: there already")
-    for each in config.ingests():
-        _ingest(each, running)
-    summary = _embed(config.embed(running.workers), running)
-    _export(config.export(), running)
-    found = demo.account(config, f"segclr-beam demo: {summary['model']}")
-    kinds = ", ".join(f"{n:,} {name}" for name, n in found["kinds"].items())
-    _say(
-        f"{found['embeddings']:,} embeddings of {found['segments']:,} segments: {kinds}",
-        f"the five nearest of other segments agree on the kind for {found['knn']:.0%} (always "
-        f"naming the commonest kind: {found['majority']:.0%}); the network is untrained, so expect "
-        "little of it",
-        f"picture: {found['picture']}",
-    )
-    return {**summary, "demo": found}
-
-
-_JOBS: dict[str, tuple[Any, Callable[..., Summary]]] = {
-    "ingest": (ingest.IngestConfig, _ingest),
-    "embed": (embed.EmbedConfig, _embed),
-    "export": (export.ExportConfig, _export),
-    "demo": (demo.DemoConfig, _demo),
+JOBS: dict[str, Entry] = {
+    "ingest": (ingest.IngestConfig, run_ingest),
+    "embed": (embed.EmbedConfig, run_embed),
+    "export": (export.ExportConfig, run_export),
 }
+"""The jobs of this module."""

@@ -1,27 +1,49 @@
 """From flags to a Beam pipeline that has run: the only place that sees a runner."""
 
-import argparse
+import contextlib
 import difflib
-import logging
 import re
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from launch.flags import UsageError
+from launch.flags import Parser, UsageError
 from volumes.errors import RequestError, RunError
 
 # Beam's ``DirectRunner`` would look for, and download, another engine; ours is the one in process.
 _IN_PROCESS = "FnApiRunner"
-_LOCAL = ("DirectRunner", _IN_PROCESS)
+_LOCAL = ("direct", "directrunner", "fnapi", "fnapirunner")
 
-# A worker process reports an exception as the text of its traceback.
-_REPORTED = re.compile(r"(?:RunError|RequestError): (.*?)(?: \[while running .*?\])?$", re.DOTALL)
-_RUNNING = re.compile(r" \[while running '[^']*'\]")
+# The step that Beam appends to the message of an exception.
+_STEP = re.compile(r" \[while running '[^']*'\]")
+
+# A worker process reports an exception as the text of its traceback: the last of ours in it counts.
+_OURS = re.compile(r"^(?:[\w.]+\.)?(?:RunError|RequestError): ", re.MULTILINE)
+_NEXT = re.compile(r"\n\n(?:During handling of|The above exception was)")
+
+# Beam's thread that waits for a worker process, and what it raises when the process dies.
+_WAITING = "run_worker"
+_DIED = re.compile(r"Worker subprocess exited with return code (-?\d+)")
+
+# A worker that the user's own interrupt ended, by itself or through its shell.
+_INTERRUPTED = (-2, 130)
+
+# A run that a worker's death does not hinder (it was done) has this long to end.
+_GRACE_S = 10.0
 
 Counts = dict[str, int]
+
+
+class _WorkerDied(BaseException):
+    """A worker process died and the run waits for it; like an interrupt, not for Beam to catch."""
+
+
+class UnforeseenError(RunError):
+    """A run failed in a way that this package has no message for; what libraries say may help."""
 
 
 def split_beam_flags(words: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -35,7 +57,8 @@ def split_beam_flags(words: Sequence[str], known: Sequence[str]) -> list[str]:
         The words, for ``PipelineOptions``.
 
     Raises:
-        UsageError: Beam does not know one of them; ``unknown`` says which and what is nearest.
+        UsageError: Beam does not know one of them, or not its value; the message says which, and
+            the nearest name.
     """
     parser = _beam_parser()
     _, unknown = parser.parse_known_args(list(words))
@@ -50,13 +73,43 @@ def unknown_flag(word: str, known: Sequence[str], theirs: Sequence[str]) -> str:
     name = word.split("=", 1)[0]
     if not name.startswith("-"):
         return f"{word!r} is not a flag; every value follows its flag, as in --output PATH"
-    near = nearest(name, known) or nearest(name, theirs)
-    hint = f"; did you mean {near}?" if near else ""
+    near = difflib.get_close_matches(name, [*known, *theirs], n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
     return f"unknown flag {name}{hint} (neither this job nor Beam has it)"
 
 
+def ready(runner: str, workers: int, words: Sequence[str]) -> beam.Pipeline:
+    """An empty pipeline, so that wrong options are refused before anything is written.
+
+    Args:
+        runner: Beam runner; ``DirectRunner`` is Beam's in-process Python runner.
+        workers: Local processes.
+        words: Flags for Beam.
+
+    Raises:
+        UsageError: There is no such runner, or it lacks something.
+    """
+    if runner.lower() in _LOCAL:
+        mode = "in_memory" if workers == 1 else "multi_processing"
+        local = [f"--direct_running_mode={mode}", f"--direct_num_workers={workers}"]
+        return beam.Pipeline(options=PipelineOptions([f"--runner={_IN_PROCESS}", *local, *words]))
+    if workers != 1:
+        raise UsageError(
+            f"--workers {workers} is a number of processes on this machine, and --runner {runner} "
+            "runs elsewhere; leave it out, and give that runner's own flag (--num_workers)"
+        )
+    try:
+        return beam.Pipeline(options=PipelineOptions([f"--runner={runner}", *words]))
+    except (ValueError, ImportError, AttributeError, TypeError) as e:
+        reason = " ".join(str(e).split()).rstrip(".")
+        raise UsageError(
+            f"--runner {runner} cannot be used: {reason}. Give what it asks for, or leave --runner "
+            "out to run in this process"
+        ) from e
+
+
 def run(
-    build: Callable[[beam.Pipeline], Any], runner: str, workers: int, words: list[str]
+    build: Callable[[beam.Pipeline], Any], runner: str, workers: int, words: Sequence[str]
 ) -> Counts:
     """Build a pipeline and run it to its end.
 
@@ -71,52 +124,101 @@ def run(
 
     Raises:
         RunError: The run failed; the message is that of the step that failed.
+        KeyboardInterrupt: The user stopped it.
     """
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    pipeline = beam.Pipeline(options=_options(runner, workers, words))
+    pipeline = ready(runner, workers, words)
     build(pipeline)
+    deaths: list[int] = []
     try:
-        result = pipeline.run()
-        result.wait_until_finish()
+        with _watched(deaths):
+            result = pipeline.run()
+            result.wait_until_finish()
     except (RunError, RequestError) as e:
-        raise RunError(_RUNNING.sub("", str(e))) from e
+        raise RunError(_going_on(_STEP.sub("", str(e)))) from e
     except RuntimeError as e:
-        raise RunError(reported(str(e))) from e
-    return _counts(result)
+        if deaths:
+            raise UnforeseenError(_killed(deaths)) from e
+        raise reported(str(e)) from e
+    except _WorkerDied as e:
+        raise UnforeseenError(_killed(deaths)) from e
+    return counted(result)
 
 
-def reported(text: str) -> str:
-    """The message of the error in a worker's traceback."""
-    found = _REPORTED.search(text.rstrip())
-    if found:
-        return _RUNNING.sub("", found.group(1)).strip()
-    last = [line for line in text.splitlines() if line.strip()]
-    return f"a worker failed: {last[-1].strip() if last else 'without a word'}"
+def reported(text: str) -> BaseException:
+    """The error that a worker's traceback tells of.
 
-
-def nearest(name: str, names: Sequence[str]) -> str | None:
-    """The name most like a misspelt one, or None where none is like it."""
-    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
-    return found[0] if found else None
-
-
-def _options(runner: str, workers: int, words: list[str]) -> PipelineOptions:
-    if runner not in _LOCAL:
-        return PipelineOptions([f"--runner={runner}", *words])
-    mode = "in_memory" if workers == 1 else "multi_processing"
-    return PipelineOptions(
-        [
-            f"--runner={_IN_PROCESS}",
-            f"--direct_running_mode={mode}",
-            f"--direct_num_workers={workers}",
-            *words,
-        ]
+    Args:
+        text: Beam's message: a traceback, or for an interrupt in this process its name alone.
+    """
+    text = _STEP.sub("", text).rstrip()
+    ours = list(_OURS.finditer(text))
+    if ours:
+        return RunError(_going_on(_NEXT.split(text[ours[-1].end() :])[0].strip()))
+    last = [line.strip() for line in text.splitlines() if line.strip()][-1:]
+    if last == ["KeyboardInterrupt"]:
+        return KeyboardInterrupt()
+    return UnforeseenError(
+        _going_on(f"a worker failed: {''.join(last) or 'without a word'}; --verbose shows where")
     )
 
 
-def _beam_parser() -> argparse.ArgumentParser:
+def _going_on(message: str) -> str:
+    """The message with what to do after it, unless it says so itself."""
+    if "same command" in message:
+        return message
+    return f"{message}. What is committed stays: the same command goes on from there"
+
+
+def _killed(deaths: list[int]) -> str:
+    code = deaths[0]
+    how = f"signal {code - 128 if code > 128 else -code}" if code > 128 or code < 0 else f"{code}"
+    return _going_on(
+        f"a worker process ended by itself ({how}); signal 9 is mostly the system's answer to too "
+        "little memory: take fewer --workers or a smaller --box"
+    )
+
+
+@contextlib.contextmanager
+def _watched(deaths: list[int]) -> Iterator[None]:
+    """End the run where a worker process dies: Beam alone would wait for it for ever.
+
+    Args:
+        deaths: Gets the return code of each process that died.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # no signals here
+        return
+    hook_before = threading.excepthook
+
+    def hook(failure: Any) -> None:
+        died = _DIED.match(str(failure.exc_value))
+        if failure.thread is None or failure.thread.name != _WAITING or not died:
+            hook_before(failure)
+        elif int(died.group(1)) not in _INTERRUPTED:
+            deaths.append(int(died.group(1)))
+            signal.setitimer(signal.ITIMER_REAL, _GRACE_S)
+
+    def ring(number: int, frame: Any) -> NoReturn:
+        raise _WorkerDied
+
+    handler_before = signal.signal(signal.SIGALRM, ring)
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler_before)
+        threading.excepthook = hook_before
+
+
+class _BeamParser(Parser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (a flag of Beam's)")
+
+
+def _beam_parser() -> Parser:
     """A parser of every flag that Beam has."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
+    parser = _BeamParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
     for options in _subclasses(PipelineOptions):
         options._add_argparse_args(parser)
     return parser
@@ -128,7 +230,8 @@ def _subclasses(cls: Any) -> Iterator[Any]:
         yield from _subclasses(sub)
 
 
-def _counts(result: Any) -> Counts:
+def counted(result: Any) -> Counts:
+    """Beam's counters of a run that has ended, by name; distributions as ``name_sum``."""
     found: Counts = {}
     metrics = result.metrics().query()
     for counter in metrics["counters"]:

@@ -63,7 +63,7 @@ class EmbedConfig:
         """Refuse values that mean nothing."""
         for name in ("image", "segmentation", "nodes", "model", "output"):
             if not getattr(self, name):
-                raise RequestError(f"--{name} is needed and was empty")
+                raise RequestError(f"--{name} was empty; give it a value")
         for flag, size in (("--scale", self.scale), ("--voxel-size", self.voxel_size_nm)):
             if size is not None and not all(math.isfinite(v) and v > 0 for v in size):
                 raise RequestError(
@@ -75,10 +75,9 @@ class EmbedConfig:
                 f"--box {','.join(map(str, self.box))} has an axis without a voxel; give three "
                 "integers X,Y,Z of at least 1"
             )
-        if self.read_mb < 1 or self.workers < 1:
-            raise RequestError(
-                f"--read-mb {self.read_mb} and --workers {self.workers} must be at least 1"
-            )
+        for flag, count in (("--read-mb", self.read_mb), ("--workers", self.workers)):
+            if count < 1:
+                raise RequestError(f"{flag} {count} is too few to work with; give 1 or more")
         if objects.redacted(self.output) != self.output:
             raise RequestError(
                 f"--output {objects.redacted(self.output)} was given with a password or a query "

@@ -57,7 +57,7 @@ def prepare(plan: EmbedPlan, command: str) -> None:
         "identity": plan.work.identity,
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "user": getpass.getuser(),
+        "user": _user(),
         "started": provenance.now(),
         "software": provenance.software(),
     }
@@ -124,6 +124,14 @@ def found_complete(plan: EmbedPlan) -> Result:
         rejected=(),
         bytes_read=0,
     )
+
+
+def _user() -> str:
+    """Who runs this; a number where the user has no name, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def _undone(outcome: dict[str, Any], generation: Generation) -> str:

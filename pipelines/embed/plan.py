@@ -7,6 +7,7 @@ from typing import Any
 
 from pipelines.embed.config import EmbedConfig
 from pipelines.embed.estimate import Estimate, assumptions, estimate
+from pipelines.text import bytes_text, shape_text
 from segclr.errors import ModelError
 from segclr.model import ModelSpec, resolve_model
 from segclr.sampler import DEFAULT_SPACING_NM, NAME, VERSION, check_domain
@@ -107,8 +108,9 @@ class EmbedPlan:
         """The plan for people, a line each."""
         work, cost = self.work, self.estimate
         image, segmentation = work.image, work.segmentation
-        read = "each chunk about" if cost.chunk_reads is not None else ""
-        often = f", {read} {cost.chunk_reads:.3g} times" if cost.chunk_reads is not None else ""
+        often = "too many chunks to tell how often each"
+        if cost.chunk_reads is not None:
+            often = f"each chunk about {cost.chunk_reads:.3g} times"
         return [
             f"image: {image.source}, {image.format} {image.dtype}, voxels {image.domain}",
             f"segmentation: {segmentation.source}, {segmentation.format} {segmentation.dtype}, "
@@ -117,16 +119,20 @@ class EmbedPlan:
             f"model: {work.model.title}, crops of {work.model.input_size} voxels a side, batches "
             f"of {work.model.batch}, fingerprint {work.model.fingerprint[:12]}",
             f"nodes: {self._nodes_line()}",
-            f"boxes: {cost.boxes:,} of {work.grid.size:,}, each {_times(work.grid.chunk)} voxels "
-            f"and a halo of {_times(work.halo)}",
-            f"to read: {_bytes(cost.bytes_to_read)} decoded{often}",
+            f"boxes: {cost.boxes:,} of {work.grid.size:,}, each {shape_text(work.grid.chunk)} "
+            f"voxels and a halo of {shape_text(work.halo)}",
+            f"to read: {bytes_text(cost.bytes_to_read)} decoded, {often}",
             f"time: about {_duration(cost.seconds)} ({assumptions(work)})",
-            f"memory: at most about {_bytes(cost.peak_bytes)} a worker, {self.config.workers} of "
-            "them",
-            f"store: {objects.redacted(work.generation.store)}"
-            + (", goes on where it stopped" if self.resuming else ""),
+            f"memory: at most about {bytes_text(cost.peak_bytes)} a worker, "
+            f"{self.config.workers} of them",
+            f"store: {work.generation.store}{self._found()}",
             *(f"warning: {w}" for w in self.warnings),
         ]
+
+    def _found(self) -> str:
+        if self.complete is not None:
+            return f", which has all of this run as version {self.complete[0]}: nothing to do"
+        return ", goes on from what is committed" if self.resuming else ""
 
     def _nodes_line(self) -> str:
         if self.source is None or self.survey is None:
@@ -225,7 +231,10 @@ def _model(config: EmbedConfig) -> ModelSpec:
     try:
         return resolve_model(config.model, batch=config.batch, input_size=config.input_size)
     except ModelError as e:
-        raise RequestError(f"--model {objects.redacted(config.model)}: {e}") from e
+        asked = f"--model {objects.redacted(config.model)} --batch {config.batch}"
+        if config.input_size is not None:
+            asked += f" --input-size {config.input_size}"
+        raise RequestError(f"{asked}: {e}") from e
 
 
 def _halo(config: EmbedConfig, model: ModelSpec) -> Vec:
@@ -253,12 +262,23 @@ def _nodes(
             f"--spacing-nm {config.spacing_nm:g} thins given skeletons, and --nodes {config.nodes} "
             f"samples its own sites; give the spacing as --nodes auto:{config.spacing_nm:g}"
         )
+    spacing_nm = _spacing(config.nodes, text) if colon else DEFAULT_SPACING_NM
     try:
-        spacing_nm = float(text) if colon else DEFAULT_SPACING_NM
         check_domain(domain, voxel_size_nm, spacing_nm)
     except ValueError as e:
         raise RequestError(f"--nodes {config.nodes}: {e}") from e
     return None, spacing_nm
+
+
+def _spacing(nodes: str, text: str) -> float:
+    """The spacing behind ``auto:``."""
+    try:
+        return float(text)
+    except ValueError as e:
+        raise RequestError(
+            f"--nodes {nodes}: {text!r} is no spacing; after auto: stands the edge of the "
+            f"sampler's cells in nm, as in auto:{DEFAULT_SPACING_NM:g}"
+        ) from e
 
 
 def _nodes_identity(source: NodeSource | None, spacing_nm: float | None) -> str:
@@ -286,8 +306,8 @@ def _refuse_too_large(cost: Estimate, workers: int) -> None:
     have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if cost.peak_bytes * workers > have:
         raise RequestError(
-            f"{workers} worker(s) of about {_bytes(cost.peak_bytes)} do not fit into the "
-            f"{_bytes(have)} of this machine; take a smaller --box, a smaller --batch or fewer "
+            f"{workers} worker(s) of about {bytes_text(cost.peak_bytes)} do not fit into the "
+            f"{bytes_text(have)} of this machine; take a smaller --box, a smaller --batch or fewer "
             "--workers"
         )
 
@@ -298,10 +318,6 @@ def _complete(output: str, identity: str) -> tuple[int, dict[str, Any]] | None:
     return latest if latest is not None and latest[1].get("identity") == identity else None
 
 
-def _times(shape: Vec) -> str:
-    return " x ".join(f"{n:,}" for n in shape)
-
-
 def _nm(size: Vec3) -> str:
     return " x ".join(f"{v:g}" for v in size)
 
@@ -309,13 +325,3 @@ def _nm(size: Vec3) -> str:
 def _duration(seconds: float) -> str:
     minutes = max(1, round(seconds / 60))
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
-
-
-def _bytes(count: int) -> str:
-    """Bytes for people: three digits and a unit of 1,000."""
-    value, unit = float(count), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB", "PB", "EB"):
-        if value < 999.5 or unit == "EB":
-            break
-        value /= 1000
-    return f"{value:.3g} {unit}"

@@ -5,10 +5,12 @@ from typing import Any
 
 import apache_beam as beam
 
+from pipelines.text import bytes_text
 from transforms.export import FORMAT, MANIFEST, ExportParquet, ExportWork, file_name
 from volumes import documents, objects
 from volumes.embeddings import EmbeddingStore
 from volumes.errors import RequestError, RunError
+from volumes.receipts import DIGEST_BYTES
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,9 +30,19 @@ class ExportConfig:
     version: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a format that is not written."""
+        """Refuse values that mean nothing, and a format that is not written."""
+        for name in ("store", "output"):
+            if not getattr(self, name):
+                raise RequestError(f"--{name} was empty; give it a value")
         if self.format != "parquet":
             raise RequestError(f"--format {self.format}: only parquet is written so far")
+        for name, given in (("store", self.store), ("output", self.output)):
+            if objects.redacted(given) != given:
+                raise RequestError(
+                    f"--{name} {objects.redacted(given)} was given with a password or a query "
+                    "string, which would be written into manifests; leave it out and give "
+                    "credentials in the environment"
+                )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +70,11 @@ class ExportPlan:
         return self.work.version
 
     @property
+    def row_bytes(self) -> int:
+        """Decoded bytes of a row: two ids, a position, the embedding, mask and crop digest."""
+        return 16 + 24 + 4 * self.work.width + 4 + DIGEST_BYTES
+
+    @property
     def partitions(self) -> tuple[str, ...]:
         """Partitions of the version: one file each."""
         return tuple(name for name, _ in self.store.partitions)
@@ -66,9 +83,10 @@ class ExportPlan:
         """The plan as JSON."""
         return {
             "job": "export",
-            "store": objects.redacted(self.work.store),
+            "store": self.work.store,
             "version": self.version,
             "output": self.output,
+            "complete": self.complete,
             "rows": len(self.store),
             "files": len(self.partitions),
         }
@@ -76,10 +94,11 @@ class ExportPlan:
     def lines(self) -> list[str]:
         """The plan for people, a line each."""
         return [
-            f"store: {objects.redacted(self.work.store)}, version {self.version}, "
+            f"store: {self.work.store}, version {self.version}, "
             f"{len(self.store):,} rows of width {self.work.width}",
+            f"to read: {bytes_text(len(self.store) * self.row_bytes)} decoded",
             f"output: {self.output}, {len(self.partitions):,} Parquet files and {MANIFEST}"
-            + (", all there already" if self.complete else ""),
+            + (", all there already: nothing to do" if self.complete else ""),
         ]
 
 
@@ -122,28 +141,51 @@ def finish(plan: ExportPlan) -> dict[str, Any]:
     there = set(objects.names(plan.output))
     lost = [f["name"] for f in body["files"] if f["name"] not in there]
     if lost:
-        raise RunError(f"{plan.output} lacks {', '.join(lost[:5])}, which {MANIFEST} names")
+        raise RunError(
+            f"{plan.output} lacks {', '.join(lost[:5])}, which {MANIFEST} names; run the same "
+            "command again, which writes what is missing"
+        )
     return body
 
 
 def _looked(work: ExportWork, store: EmbeddingStore) -> bool:
     """Whether the output holds this export already; refuses one that holds something else."""
-    names = set(objects.names(work.output))
-    if MANIFEST in names:
-        where = objects.join(work.output, MANIFEST)
-        body = documents.load(objects.read(where) or b"", *FORMAT, where)
-        if (body["digest"], body["width"]) == (work.digest, work.width):
-            return True
+    path = objects.local_path(work.output)
+    if path is not None and path.exists() and not path.is_dir():
         raise RequestError(
-            f"--output {work.output} holds the export of version {body['version']} of "
-            f"{body['store']}, which has another content; exports are not mixed: name a new or "
-            "empty directory"
+            f"--output {work.output} is a file; an export is a directory: name a new or empty one"
         )
+    names = set(objects.names(work.output))
+    published = _published(work) if MANIFEST in names else None
+    if published is not None:
+        return names.issuperset(f["name"] for f in published["files"])
     partitions = store.document["partitions"]
     expected = {file_name(name, entry["digest"]) for name, entry in partitions.items()}
-    if foreign := sorted(names - expected):
+    foreign = sorted(n for n in names - expected if not _left_over(n, {*expected, MANIFEST}))
+    if foreign:
         raise RequestError(
             f"--output {work.output} is not empty (it has {', '.join(foreign[:3])}); nothing of it "
             "was touched: name a new or empty directory"
         )
     return False
+
+
+def _published(work: ExportWork) -> dict[str, Any] | None:
+    """The manifest in the output if it is this export's; None where it is no export's."""
+    where = objects.join(work.output, MANIFEST)
+    try:
+        body = documents.load(objects.read(where) or b"", *FORMAT, where)
+    except RunError:
+        return None
+    if (body["digest"], body["width"]) == (work.digest, work.width):
+        return body
+    raise RequestError(
+        f"--output {work.output} holds the export of version {body['version']} of "
+        f"{body['store']}, which has another content; exports are not mixed: name a new or "
+        "empty directory"
+    )
+
+
+def _left_over(name: str, expected: set[str]) -> bool:
+    """Whether a name is that of a file that a killed writer left beside the one it was making."""
+    return name.endswith(".tmp") and any(name.startswith(f".{e}.") for e in expected)
