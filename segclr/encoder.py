@@ -1,7 +1,8 @@
-"""From crops to embeddings: one compiled model, fixed batches, no more than one batch at a time."""
+"""From crops to embeddings: one compiled model, fixed batches, one encoded while the next fills."""
 
+import concurrent.futures
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -55,9 +56,12 @@ class Encoder:
     def encode(self, crops: Crops) -> npt.NDArray[np.float32]:
         """The embeddings of crops, which are pulled one by one as a batch fills.
 
+        While the model computes one batch, a thread of this call's own pulls the crops of the next;
+        no more than these two batches are held.
+
         Args:
             crops: Crops, uint8 ``[n, n, n]`` each, ZYX; a crop may be reused by its maker as soon
-                as the next is asked for.
+                as the next is asked for. They are asked for by one thread, not the caller's.
 
         Returns:
             float32 ``[count, D]``, in the order of the crops.
@@ -66,34 +70,45 @@ class Encoder:
             ModelError: If an embedding is not finite.
             ValueError: If a crop has another shape or type.
         """
-        shape = (self.input_size,) * 3
-        buffer = np.zeros((self.batch, *shape), dtype=np.uint8)
         rows = [np.empty((0, self.embedding_width), dtype=np.float32)]
-        count = filled = 0
-        for crop in crops:
-            if crop.shape != shape or crop.dtype != np.uint8:
-                raise ValueError(
-                    f"a crop is uint8 {shape}, got {crop.dtype} {crop.shape} as crop "
-                    f"{count + filled}"
-                )
-            buffer[filled] = crop
-            filled += 1
-            if filled == self.batch:
-                rows.append(self._encode_part(buffer, filled, count))
-                count, filled = count + filled, 0
-        if filled:
-            rows.append(self._encode_part(buffer, filled, count))
+        batches = self._batches(crops)
+        count = 0
+        with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="crops") as thread:
+            coming = thread.submit(next, batches, None)
+            while (batch := coming.result()) is not None:
+                coming = thread.submit(next, batches, None)
+                rows.append(self._encode_part(*batch, count))
+                count += batch[1]
         return np.concatenate(rows)
 
     def encode_batch(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """The embeddings, float32 ``[batch, D]``, of one full batch, uint8 ``[batch, n, n, n]``."""
         return self._forward(pixels)
 
+    def _batches(self, crops: Crops) -> Iterator[tuple[npt.NDArray[np.uint8], int]]:
+        """Batches and the number of crops that lead each, 0 behind them, in two buffers in turn."""
+        shape = (self.input_size,) * 3
+        buffers = [np.zeros((self.batch, *shape), dtype=np.uint8) for _ in range(2)]
+        filled = 0
+        for count, crop in enumerate(crops):
+            if crop.shape != shape or crop.dtype != np.uint8:
+                raise ValueError(
+                    f"a crop is uint8 {shape}, got {crop.dtype} {crop.shape} as crop {count}"
+                )
+            buffers[0][filled] = crop
+            filled += 1
+            if filled == self.batch:
+                yield buffers[0], filled
+                filled = 0
+                buffers.reverse()
+        if filled:
+            buffers[0][filled:] = 0
+            yield buffers[0], filled
+
     def _encode_part(
         self, buffer: npt.NDArray[np.uint8], filled: int, first: int
     ) -> npt.NDArray[np.float32]:
-        """The embeddings of the ``filled`` crops that lead the buffer; the rest becomes 0."""
-        buffer[filled:] = 0
+        """The embeddings of the ``filled`` crops that lead a batch."""
         embeddings = self.encode_batch(buffer)[:filled]
         bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
         if bad.size:

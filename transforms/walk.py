@@ -86,7 +86,10 @@ def sample_box(work: EmbedWork, segmentation: Volume, index: int) -> BoxNodes:
     if work.spacing_nm is None:
         raise ValueError("the run has given nodes; there is nothing to sample")
     labels_box = work.labels_box(index)
-    labels = read_box(segmentation, labels_box, bytes_in_flight=work.bytes_in_flight)
+    try:
+        labels = read_box(segmentation, labels_box, bytes_in_flight=work.bytes_in_flight)
+    except RunError as e:
+        raise RunError(f"{work.describe(index)}: {e}") from e
     check_labels(work, index, labels)
     if not labels.array.any():
         return BoxNodes(index, Nodes.empty(), labels)

@@ -157,7 +157,8 @@ def check_labels(work: EmbedWork, index: int, labels: Part) -> None:
         raise RunError(
             f"{work.describe(index)}: {len(labels.missing)} chunks of {work.segmentation.source} "
             f"are not stored, the first at {labels.missing[0]}; --missing-segmentation error takes "
-            "that for a loss: restore them, or run with --missing-segmentation background"
+            "that for a loss: restore them, or run with --missing-segmentation background into a "
+            "new --output"
         )
 
 
@@ -258,5 +259,5 @@ class _Cutting:
                     f"{self._work.describe(self._box.index)}: the image chunk {missing} of "
                     f"{self._work.image.source} is not stored, and node {node} of segment "
                     f"{segment} has its mask there; a lost chunk would be embedded as black: "
-                    "restore it, or run with --missing-image zero"
+                    "restore it, or run with --missing-image zero into a new --output"
                 )

@@ -20,7 +20,8 @@ def process_context() -> ts.Context:
 
     The cache pool stays at TensorStore's default of 0 bytes: a box is read once, by one batch.
     """
-    return ts.Context({"gcs_request_retries": _RETRIES, "s3_request_retries": _RETRIES})
+    drivers = ("gcs", "http", "s3")
+    return ts.Context({f"{driver}_request_retries": _RETRIES for driver in drivers})
 
 
 def ocdbt(base: dict[str, Any], path: str = "", version: int | None = None) -> dict[str, Any]:

@@ -59,7 +59,8 @@ class EmbeddingStore:
         document = store.read_version(url, number)
         if document is None:
             raise RequestError(
-                f"{shown} has no version {number}; it has {', '.join(map(str, numbers))}"
+                f"{shown} has no version {number}; give one that it has: "
+                f"{', '.join(map(str, numbers))}"
             )
         generation = Generation.from_json(document["generation"] | {"store": url})
         names = sorted(document["partitions"], key=coordinate_of)

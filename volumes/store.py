@@ -215,12 +215,17 @@ def read_store(url: str) -> dict[str, Any] | None:
         raise RequestError(
             f"--output {url} is a file; a store is a directory: name a new or empty one"
         )
-    if others := objects.names(url):
+    if others := [n for n in objects.names(url) if not _left_by_a_kill(n)]:
         raise RequestError(
             f"--output {objects.redacted(url)} is not empty and not an embedding store (it has "
             f"{', '.join(others[:3])}); nothing of it was touched: name a new or empty directory"
         )
     return None
+
+
+def _left_by_a_kill(name: str) -> bool:
+    """Whether a name is that of a ``store.json`` whose writer was killed before it was whole."""
+    return name.startswith(".store.json.") and name.endswith(".tmp")
 
 
 def read_manifest(url: str, generation: str) -> dict[str, Any] | None:

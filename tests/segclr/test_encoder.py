@@ -56,20 +56,56 @@ def test_rows_come_in_order_whatever_the_number_of_crops(count):
         assert seen[-1][: count % 4].all()
 
 
-def test_no_crop_is_asked_for_before_it_is_needed():
+def test_crops_are_asked_for_no_earlier_than_for_the_next_batch():
     encoder, seen = fake_encoder(batch=3)
     asked = []
 
     def crops():
         scratch = np.zeros((17, 17, 17), np.uint8)
-        for i in range(7):
-            asked.append((i, len(seen)))
+        for i in range(20):
+            asked.append((i // 3, len(seen)))
             scratch[:] = i
             yield scratch
 
     embeddings = encoder.encode(crops())
-    assert asked == [(i, i // 3) for i in range(7)]
-    assert embeddings[:, 0].tolist() == list(range(7))
+    # While batch k fills, batch k - 1 may be at work; batch k - 2 has been computed.
+    assert all(batch - 1 <= computed <= batch for batch, computed in asked)
+    assert embeddings[:, 0].tolist() == list(range(20))
+
+
+def test_the_next_batch_fills_while_one_is_computed():
+    spec = resolve_model(TINY)
+    pulled = [threading.Event() for _ in range(5)]
+
+    def crops():
+        for i in range(4):
+            pulled[i].set()
+            yield np.full((17, 17, 17), i, np.uint8)
+        pulled[4].set()
+
+    def forward(pixels):
+        assert pulled[min(int(pixels[0, 0, 0, 0]) + 3, 4)].wait(timeout=30)
+        return pixels[:, 0, 0, :3].astype(np.float32)
+
+    assert Encoder(spec, forward).encode(crops())[:, 0].tolist() == [0, 1, 2, 3]
+
+
+def test_what_the_maker_of_crops_raises_is_raised_and_nothing_more_is_asked_for():
+    encoder, seen = fake_encoder(batch=2)
+    asked = []
+
+    def crops():
+        for i in range(9):
+            asked.append(i)
+            if i == 5:
+                raise KeyError("the power went")
+            yield np.zeros((17, 17, 17), np.uint8)
+
+    before = threading.active_count()
+    with pytest.raises(KeyError, match="the power went"):
+        encoder.encode(crops())
+    assert (asked, len(seen)) == (list(range(6)), 2)
+    assert threading.active_count() == before
 
 
 def test_crops_of_another_shape_or_type_are_refused():

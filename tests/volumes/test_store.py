@@ -150,7 +150,7 @@ def test_opening_says_what_is_missing(tmp_path: pathlib.Path, generation: Genera
     with pytest.raises(RequestError, match="no published version yet"):
         EmbeddingStore.open(generation.store)
     store.publish(generation, seals(generation), {"run": "r"})
-    with pytest.raises(RequestError, match="has no version 9; it has 1"):
+    with pytest.raises(RequestError, match="has no version 9; give one that it has: 1"):
         EmbeddingStore.open(generation.store, 9)
 
 
@@ -163,3 +163,10 @@ def test_documents_say_what_is_wrong_with_them() -> None:
         documents.load(b"[]", "kind", 1, "here")
     body = {"ids": ["18446744073709551615"], "a": 1}
     assert documents.load(documents.dump("kind", 1, body), "kind", 1, "here") == body
+
+
+def test_what_a_killed_writer_left_does_not_make_a_directory_foreign(
+    tmp_path: pathlib.Path,
+) -> None:
+    (tmp_path / ".store.json.abc123.tmp").write_bytes(b"{")
+    assert store.read_store(str(tmp_path)) is None
