@@ -45,7 +45,7 @@ setup(
         "pillow>=11,<13",
         "pyyaml>=6,<7",
         "tqdm>=4.66,<5",
-        "matplotlib>=3.9,<4",
+        "matplotlib>=3.11,<4",
     ],
     extras_require={
         "dev": [
