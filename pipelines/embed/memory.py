@@ -3,10 +3,10 @@
 The parts, each following from shapes or measured by ``benchmarks/embed.py``, which prints the sum
 beside the peak of a fresh process:
 
-- Python with Beam, TensorStore and TensorFlow loaded: a constant of the software.
+- Python with Beam, TensorStore and TensorFlow loaded, and what the C library keeps of freed blocks
+  after some boxes: a constant of the software.
 - the weights, half of them twice: the file's arrays live until they are assigned.
-- a batch in the network: a share of the activations that its shape gives, since buffers are reused,
-  and five copies of the pixels in float32 (scaled, padded, and cut into cells on the way).
+- what a batch keeps alive in the network, by ``segclr.config.activation_bytes_per_crop``.
 - the voxels of a box: image and segmentation, and the chunks in flight while they are read. Where
   there are several boxes, the last box's arrays may still be held while the next ones are read.
 - the sampler's working arrays, a few times a cell's voxels.
@@ -18,11 +18,9 @@ from transforms.work import EmbedWork
 from volumes.geometry import Box, vec
 from volumes.reading import decoded_bytes
 
-_LIBRARIES = 930 << 20
+_LIBRARIES = 990 << 20
 _WEIGHTS = 1.5
-_ACTIVATIONS = 0.5
-_PIXEL_COPIES = 5
-_FLOAT_BYTES = 4
+_ACTIVATIONS = 1.05
 
 # Working arrays of the sampler, in times the bytes of a cell's ids.
 _SAMPLER = 5
@@ -51,11 +49,10 @@ def _box_bytes(work: EmbedWork, index: int, several: bool) -> int:
 
 def _batch_bytes(work: EmbedWork) -> int:
     model = work.model
-    pixels = _PIXEL_COPIES * _FLOAT_BYTES * model.input_size**3
     if model.network is None:
-        return model.batch * pixels
-    activations = activation_bytes_per_crop(model.network, model.input_size)
-    return model.batch * (pixels + round(_ACTIVATIONS * activations))
+        return 0
+    crop = activation_bytes_per_crop(model.network, model.input_size)
+    return round(_ACTIVATIONS * model.batch * crop)
 
 
 def _sampler_bytes(work: EmbedWork, index: int) -> int:
