@@ -217,26 +217,22 @@ def flops_per_crop(config: NetworkConfig, input_size: int) -> int:
 
 
 def activation_bytes_per_crop(config: NetworkConfig, input_size: int) -> int:
-    """Bytes of the activations that one crop keeps alive at once, at the most.
+    """Bytes that one crop of a batch keeps alive at once in the compiled network, at the most.
 
-    An estimate from the shapes alone: the input and the output of the stem's convolution, of its
-    normalisation and of its pooling, and three tensors a residual block (its input, and the input
-    and the output of the convolution at work), in float32. What the convolutions need as scratch
-    space comes on top.
+    From the shapes alone, for the order in which ``segclr.network.compile_forward`` computes: the
+    pixels and their cells of 2 x 2 x 2 in uint8; the cells in float32, and again divided by 255 or
+    through the stem's convolution; then three tensors a residual block, its input and the input and
+    the output of the convolution at work. Normalisations and rectifiers work in place.
     """
     stem = _halved(input_size)
-    pooled = _halved(stem)
-    peak = max(
-        input_size**3 + stem**3 * config.width,
-        2 * stem**3 * config.width,
-        (stem**3 + pooled**3) * config.width,
-    )
-    size = pooled
+    cells = 8 * (stem + 3) ** 3
+    size = _halved(stem)
+    peak = cells + max(cells, stem**3 * config.width)
     for block in residual_blocks(config):
         inner = -(-size // block.stride)
         peak = max(peak, size**3 * block.channels + 2 * inner**3 * block.filters)
         size = inner
-    return _FLOAT_BYTES * peak
+    return input_size**3 + cells + _FLOAT_BYTES * peak
 
 
 def _convolution_sizes(config: NetworkConfig, input_size: int) -> Iterator[tuple[str, int]]:

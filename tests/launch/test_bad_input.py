@@ -353,7 +353,11 @@ WRONG: list[tuple[str, list[str], list[str]]] = [
     ("no store", ["export", "--store=lost", NEW], ["lost is not an embedding store", "store.json"]),
     ("not a store", ["export", "--store=em.zarr", NEW], ["em.zarr is not an embedding store"]),
     ("unfinished store", ["export", "--store=wrong/begun", NEW], ["no published version yet"]),
-    ("version lost", ["export", "--store=store", "--version=7", NEW], ["no version 7", "that it has: 1"]),
+    (
+        "version lost",
+        ["export", "--store=store", "--version=7", NEW],
+        ["no version 7", "that it has: 1"],
+    ),
     ("version of words", ["export", "--store=store", "--version=new", NEW], ["--version", "'new'"]),
     ("unknown format", ["export", "--store=store", "--format=xls", NEW], ["'xls'", "parquet"]),
     (
