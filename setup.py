@@ -4,8 +4,8 @@ Every bound was resolved together with the others; .ci/run tests the newest and 
 each is here:
 
 apache-beam[gcp]      the pipelines, with the Dataflow runner and its file systems (Apache-2.0)
-tensorstore           volumes and the embedding store; 0.1.79 is the first for Python 3.11 and later
-                      only, pre-1.0, so capped below 0.2 (Apache-2.0)
+tensorstore           volumes and the embedding store; 0.1.81 is the first to read byte ranges;
+                      pre-1.0, so capped below 0.2 (Apache-2.0)
 tensorflow, keras     the network; one distribution, `tensorflow`, which also serves GPUs
                       (Apache-2.0)
 numpy, pyarrow        arrays; tables and Parquet, and the raw snappy codec (BSD-3, Apache-2.0)
@@ -35,9 +35,9 @@ setup(
     packages=find_packages(include=[name + suffix for name in PACKAGES for suffix in ("", ".*")]),
     install_requires=[
         "apache-beam[gcp]>=2.74,<2.78",
-        "tensorstore>=0.1.79,<0.2",
+        "tensorstore>=0.1.81,<0.2",
         "tensorflow>=2.20,<2.22",
-        "keras>=3.12,<3.16",
+        "keras>=3.14,<3.16",
         "numpy>=2.1,<2.5",
         "pyarrow>=18,<26",
         "google-cloud-storage>=2.18,<4",
@@ -49,7 +49,7 @@ setup(
     ],
     extras_require={
         "dev": [
-            "hypothesis>=6.100,<7",
+            "hypothesis>=6.160,<7",
             "mypy>=2.1,<3",
             "pytest>=8.3,<10",
             "ruff>=0.17,<0.18",
