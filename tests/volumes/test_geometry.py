@@ -11,7 +11,7 @@ from volumes.geometry import Box, ChunkGrid, same_voxel_size, vec, voxels_at
 
 small = st.integers(-12, 12)
 corner = st.tuples(small, small, small)
-shape = st.tuples(*[st.integers(0, 11)] * 3)
+shape = st.tuples(*[st.integers(0, 7)] * 3)
 chunk = st.tuples(*[st.integers(1, 5)] * 3)
 boxes = st.builds(Box.of, corner, shape)
 grids = st.builds(ChunkGrid, boxes, chunk, corner)
