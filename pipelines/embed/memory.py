@@ -3,12 +3,12 @@
 The parts, each following from shapes or measured by ``benchmarks/embed.py``, which prints the sum
 beside the peak of a fresh process:
 
-- Python with Beam, TensorStore and TensorFlow loaded, and what the C library keeps of freed blocks
-  after some boxes: a constant of the software.
+- Python with Beam, TensorStore and TensorFlow loaded: a constant of the software.
 - the weights, half of them twice: the file's arrays live until they are assigned.
 - what a batch keeps alive in the network, by ``segclr.config.activation_bytes_per_crop``.
-- the voxels of a box: image and segmentation, and the chunks in flight while they are read. Where
-  there are several boxes, the last box's arrays may still be held while the next ones are read.
+- the voxels of a box: image and segmentation, and the chunks in flight while they are read.
+- from the second box on, what the C library keeps of freed blocks in the heaps of its threads: up
+  to twice a box's arrays and a batch, and no more than a bound, as measured.
 - the sampler's working arrays, a few times a cell's voxels.
 """
 
@@ -18,7 +18,8 @@ from transforms.work import EmbedWork
 from volumes.geometry import Box, vec
 from volumes.reading import decoded_bytes
 
-_LIBRARIES = 990 << 20
+_LIBRARIES = 900 << 20
+_RETAINED = 300 << 20
 _WEIGHTS = 1.5
 _ACTIVATIONS = 1.05
 
@@ -35,16 +36,23 @@ def peak_bytes(work: EmbedWork, occupied: list[int] | None, boxes: int) -> int:
         boxes: How many boxes there are.
     """
     indices = occupied if occupied else [_inner(work)]
-    voxels = max(_box_bytes(work, i, boxes > 1) for i in indices)
+    arrays = max(_array_bytes(work, i) for i in indices)
+    flying = max(min(work.bytes_in_flight, _decoded_bytes(work, i)) for i in indices)
+    batch = _batch_bytes(work)
+    retained = min(_RETAINED, 2 * (arrays + batch)) if boxes > 1 else 0
     weights = round(_WEIGHTS * work.model.weights_bytes)
-    return _LIBRARIES + weights + _batch_bytes(work) + voxels + _sampler_bytes(work, indices[0])
+    sampler = _sampler_bytes(work, indices[0])
+    return _LIBRARIES + weights + batch + arrays + flying + retained + sampler
 
 
-def _box_bytes(work: EmbedWork, index: int, several: bool) -> int:
-    image_box, labels_box = work.read_box(index), work.labels_box(index)
-    arrays = image_box.size + labels_box.size * work.segmentation.itemsize
-    decoded = decoded_bytes(work.image, image_box) + decoded_bytes(work.segmentation, labels_box)
-    return arrays * (2 if several else 1) + min(work.bytes_in_flight, decoded)
+def _array_bytes(work: EmbedWork, index: int) -> int:
+    return work.read_box(index).size + work.labels_box(index).size * work.segmentation.itemsize
+
+
+def _decoded_bytes(work: EmbedWork, index: int) -> int:
+    return decoded_bytes(work.image, work.read_box(index)) + decoded_bytes(
+        work.segmentation, work.labels_box(index)
+    )
 
 
 def _batch_bytes(work: EmbedWork) -> int:
