@@ -6,11 +6,11 @@ import os
 
 import numpy as np
 
-from pipelines.embed.memory import peak_bytes
+from pipelines.embed.memory import box_bytes, inner_box, peak_bytes
 from segclr.config import flops_per_crop
 from transforms.work import EmbedWork
-from volumes.geometry import Box, ChunkGrid, vec
-from volumes.reading import chunks_under, decoded_bytes
+from volumes.geometry import Box, ChunkGrid
+from volumes.reading import chunks_under
 from volumes.spec import VolumeSpec
 from volumes.survey import Survey
 
@@ -88,8 +88,8 @@ def estimate(work: EmbedWork, found: Survey | None) -> Estimate:
 def _reading(work: EmbedWork, occupied: list[int] | None, boxes: int) -> tuple[int, float | None]:
     """Decoded bytes, and how often a chunk is read."""
     if occupied is not None:
-        return sum(_box_bytes(work, i) for i in occupied), _chunk_reads(work, occupied)
-    each = _box_bytes(work, _inner_box(work.grid))
+        return sum(box_bytes(work, i) for i in occupied), _chunk_reads(work, occupied)
+    each = box_bytes(work, inner_box(work.grid))
     if boxes < work.grid.size:
         return boxes * each, None
     return boxes * each, _walked_reads(work)
@@ -97,7 +97,7 @@ def _reading(work: EmbedWork, occupied: list[int] | None, boxes: int) -> tuple[i
 
 def _walked_reads(work: EmbedWork) -> float:
     """Reads of chunks over chunks where an inner box stands for all of a grid's."""
-    middle = _inner_box(work.grid)
+    middle = inner_box(work.grid)
     reads = chunks = 0.0
     for volume, box in (
         (work.image, work.read_box(middle)),
@@ -106,12 +106,6 @@ def _walked_reads(work: EmbedWork) -> float:
         reads += chunks_under(volume, box)
         chunks += work.grid.box(middle).size / math.prod(volume.read_chunk)
     return reads / chunks
-
-
-def _box_bytes(work: EmbedWork, index: int) -> int:
-    return decoded_bytes(work.image, work.read_box(index)) + decoded_bytes(
-        work.segmentation, work.labels_box(index)
-    )
 
 
 def _chunk_reads(work: EmbedWork, occupied: list[int]) -> float | None:
@@ -145,12 +139,6 @@ def _distinct(volume: VolumeSpec, boxes: list[Box]) -> int:
         index = i + nx * (j[:, None] + ny * k[:, None, None])
         seen.update(index.ravel().tolist())
     return len(seen)
-
-
-def _inner_box(grid: ChunkGrid) -> int:
-    """A box in the middle of the grid, which the domain does not clip where there is such a one."""
-    middle = vec(f + n // 2 for f, n in zip(grid.first, grid.counts, strict=True))
-    return grid.index(middle)
 
 
 def _sampled(work: EmbedWork) -> int:

@@ -15,7 +15,7 @@ beside the peak of a fresh process:
 from segclr.config import activation_bytes_per_crop
 from segclr.sampler import cells_box
 from transforms.work import EmbedWork
-from volumes.geometry import Box, vec
+from volumes.geometry import Box, ChunkGrid, vec
 from volumes.reading import decoded_bytes
 
 _LIBRARIES = 900 << 20
@@ -35,9 +35,9 @@ def peak_bytes(work: EmbedWork, occupied: list[int] | None, boxes: int) -> int:
         occupied: The boxes to be read, where they are known; otherwise an inner box is taken.
         boxes: How many boxes there are.
     """
-    indices = occupied if occupied else [_inner(work)]
+    indices = occupied if occupied else [inner_box(work.grid)]
     arrays = max(_array_bytes(work, i) for i in indices)
-    flying = max(min(work.bytes_in_flight, _decoded_bytes(work, i)) for i in indices)
+    flying = max(min(work.bytes_in_flight, box_bytes(work, i)) for i in indices)
     batch = _batch_bytes(work)
     retained = min(_RETAINED, 2 * (arrays + batch)) if boxes > 1 else 0
     weights = round(_WEIGHTS * work.model.weights_bytes)
@@ -49,7 +49,8 @@ def _array_bytes(work: EmbedWork, index: int) -> int:
     return work.read_box(index).size + work.labels_box(index).size * work.segmentation.itemsize
 
 
-def _decoded_bytes(work: EmbedWork, index: int) -> int:
+def box_bytes(work: EmbedWork, index: int) -> int:
+    """Decoded bytes of both volumes that a box reads."""
     return decoded_bytes(work.image, work.read_box(index)) + decoded_bytes(
         work.segmentation, work.labels_box(index)
     )
@@ -73,7 +74,6 @@ def _sampler_bytes(work: EmbedWork, index: int) -> int:
     return _SAMPLER * cell.size * work.segmentation.itemsize
 
 
-def _inner(work: EmbedWork) -> int:
+def inner_box(grid: ChunkGrid) -> int:
     """A box in the middle of the grid, which the domain does not clip where there is such a one."""
-    grid = work.grid
     return grid.index(vec(f + n // 2 for f, n in zip(grid.first, grid.counts, strict=True)))
