@@ -14,9 +14,9 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from launch import flags
+from launch import flags, parsers
 from launch.config_file import config_words
-from launch.flags import Job, Parser, UsageError
+from launch.parsers import Job, Parser, UsageError
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 """Exit statuses: done; the run failed or left work undone; the request is wrong; stopped."""
@@ -35,11 +35,11 @@ def main(words: Sequence[str] | None = None) -> int:
     given = typed[1:]
     try:
         job = _job(typed[0])
-        parser = flags.job_parser(job)
+        parser = parsers.job_parser(job)
         if "-h" in given or "--help" in given:
             parser.print_help()
             return DONE
-        given = _with_config(parser, flags.spelled(given, flags.flag_names(parser)))
+        given = _with_config(parser, parsers.spelled(given, parsers.flag_names(parser)))
         return _run(job, parser, given, typed)
     except BrokenPipeError:  # who read stdout has gone, so nobody is there to be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -55,13 +55,13 @@ def main(words: Sequence[str] | None = None) -> int:
 def _run(job: Job, parser: Parser, given: list[str], typed: list[str]) -> int:
     parsed, left_over = parser.parse_known_args(given)
     beam_words = _for_beam(parser, left_over)
-    missing = flags.missing_flags(job, parser, parsed)
+    missing = parsers.missing_flags(job, parser, parsed)
     if missing:
         raise UsageError(f"{job.name} needs {', '.join(missing)}; for example:\n  {job.example}")
     entry = _door(job.module).JOBS[job.name]
     status, message, summary = _door().run_job(job.name, entry, parsed, beam_words, typed)
     if status != DONE:
-        return _ended(status, message, given)
+        return _ended(status, message, given, summary)
     if parsed.json:
         print(json.dumps(summary), flush=True)
     return DONE
@@ -87,7 +87,7 @@ def _for_beam(parser: Parser, left_over: list[str]) -> list[str]:
     """The words that the job's parser left over, which must be Beam's."""
     if not left_over:
         return []
-    words: list[str] = _door().beam_words(left_over, flags.flag_names(parser))
+    words: list[str] = _door().beam_words(left_over, parsers.flag_names(parser))
     return words
 
 
@@ -102,7 +102,7 @@ def _with_config(parser: Parser, words: list[str]) -> list[str]:
             path = (words[i + 1 :] or ["--"])[0]
         if not path or path.startswith("--"):
             raise UsageError("--config needs a file; give a YAML or JSON file of flags")
-        from_file = flags.spelled(config_words(path), flags.flag_names(parser))
+        from_file = parsers.spelled(config_words(path), parsers.flag_names(parser))
         try:
             _for_beam(parser, parser.parse_known_args(from_file)[1])
         except UsageError as e:
@@ -111,7 +111,9 @@ def _with_config(parser: Parser, words: list[str]) -> list[str]:
     return found + words
 
 
-def _ended(status: int, message: str, given: list[str]) -> int:
+def _ended(
+    status: int, message: str, given: list[str], summary: dict[str, Any] | None = None
+) -> int:
     """Report an end that is not the wanted one; returns its status."""
     if "://" in message:  # what knows about secrets in URLs is behind the door
         message = _door().without_secrets(message)
@@ -119,5 +121,5 @@ def _ended(status: int, message: str, given: list[str]) -> int:
         traceback.print_exc()
     print(f"segclr-beam: {message}", file=sys.stderr, flush=True)
     if "--json" in given:
-        print(json.dumps({"status": status, "error": message}), flush=True)
+        print(json.dumps({**(summary or {}), "status": status, "error": message}), flush=True)
     return status

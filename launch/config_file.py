@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from launch.flags import UsageError
+from launch.parsers import UsageError
 
 
 def config_words(path: str) -> list[str]:

@@ -1,11 +1,12 @@
 """The main jobs as the command line runs them: config, plan, graph, summary."""
 
 import argparse
+import contextlib
 import dataclasses
 import shlex
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -14,11 +15,27 @@ from launch import console, progress, runner
 from launch.cli import DONE, FAILED, WRONG
 from launch.console import Console
 from pipelines import embed, export, ingest
-from volumes import objects, partition, store
+from transforms.work import EmbedWork
+from volumes import objects, partition, runs, store
+from volumes.commits import Fence
 from volumes.errors import RequestError, RunError
+from volumes.runs import StoreBusyError
 from volumes.spec import redacted_source
 
 Summary = dict[str, Any]
+
+
+class GivenWayError(Exception):
+    """A scheduled run found another one at work; that counts as done."""
+
+
+class UndoneError(RunError):
+    """A run came to its end and left boxes undone; its summary is shown with the message."""
+
+    def __init__(self, message: str, summary: Summary) -> None:
+        """What is undone, and all that was done."""
+        super().__init__(message)
+        self.summary = summary
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,6 +71,36 @@ class Running:
         """Build a job's graph and run it, showing progress; gives Beam's counters."""
         with progress.shown(watch.look, watch.total, watch.unit, self.out):
             return runner.run(build, self.engine, self.workers, self.words)
+
+    @contextlib.contextmanager
+    def registered(
+        self, work: EmbedWork, job: str, scheduled: bool, *, exclusive: bool = False
+    ) -> Iterator[EmbedWork]:
+        """Register a run in its store while the body runs; gives the work with its epoch.
+
+        Raises:
+            GivenWayError: Another run lives, and this one is scheduled.
+            StoreBusyError: Another run lives, which this one may not work beside.
+        """
+        url = work.generation.store
+        try:
+            registering = runs.registered(
+                url,
+                work.run,
+                job=job,
+                exclusive=exclusive or scheduled,
+                command=self.command,
+                identity=work.identity,
+            )
+            with registering as run:
+                yield dataclasses.replace(work, fence=Fence(run.epoch, run.exclusive))
+        except StoreBusyError as e:
+            if not scheduled:
+                raise
+            raise GivenWayError(
+                f"nothing done: {url} is being worked on by {e.other.describe()}; a scheduled "
+                "start gives way"
+            ) from e
 
     def planned(self, lines: Sequence[str]) -> bool:
         """Show a plan; whether to stop there."""
@@ -112,14 +159,23 @@ def run_job(
         )
         try:
             summary = run(_config(config, parsed), running)
+        except GivenWayError as e:
+            out.say(str(e))
+            summary = {"gave_way": True}
         except (RequestError, RunError) as e:
             if parsed.verbose:
                 out.complain(*traceback.format_exception(e))
             elif isinstance(e, runner.UnforeseenError):
                 out.complain(*out.overheard())
-            return (WRONG if isinstance(e, RequestError) else FAILED), str(e), {}
+            left = _summed(name, e.summary, started) if isinstance(e, UndoneError) else {}
+            return (WRONG if isinstance(e, RequestError) else FAILED), str(e), left
+    return DONE, "", _summed(name, summary, started)
+
+
+def _summed(name: str, summary: Summary, started: float) -> Summary:
     seconds = round(time.monotonic() - started, 3)
-    return DONE, "", objects.redacted({"job": name, **summary, "seconds": seconds})
+    summed: Summary = objects.redacted({"job": name, **summary, "seconds": seconds})
+    return summed
 
 
 def recorded(typed: Sequence[str]) -> str:
@@ -183,31 +239,59 @@ def run_embed(config: embed.EmbedConfig, running: Running) -> Summary:
         )
     else:
         embed.prepare(plan, running.command)
-        watch = Watch(lambda: _boxes_committed(plan), plan.estimate.boxes, "boxes")
-        running.pipeline(lambda root: embed.build(root, plan), watch)
-        result = embed.finish(plan)
+        with running.registered(plan.work, "embed", config.scheduled) as work:
+            plan = dataclasses.replace(plan, work=work)
+            watch = Watch(lambda: _boxes_committed(plan), plan.estimate.boxes, "boxes")
+            running.pipeline(lambda root: embed.build(root, plan), watch)
+            result = embed.finish(plan)
+    return embedded(plan, result, running)
+
+
+def embedded(plan: embed.EmbedPlan, result: embed.Result, running: Running) -> Summary:
+    """Say and sum up what a run that embeds has done.
+
+    Raises:
+        UndoneError: Boxes are set aside.
+    """
+    url = plan.work.generation.store
     rejected = ", ".join(f"{n:,} {reason}" for reason, n in result.rejected) or "none"
+    removed = f", {result.boxes_removed:,} boxes removed" if result.boxes_removed else ""
     running.out.say(
         f"{url}: version {result.version}, {result.embeddings_total:,} embeddings; "
         f"{result.embeddings:,} computed now in {result.boxes:,} boxes, "
-        f"{result.boxes_skipped:,} boxes found committed; rejected now: {rejected}",
+        f"{result.boxes_skipped:,} boxes found committed{removed}; rejected now: {rejected}",
         f"model: {plan.work.model.title}",
         *(f"warning: {w}" for w in plan.warnings),
     )
-    return {
+    summary = {
         "store": url,
         "version": result.version,
         "boxes": result.boxes,
         "boxes_skipped": result.boxes_skipped,
+        "boxes_removed": result.boxes_removed,
         "nodes": result.nodes,
         "embeddings": result.embeddings,
         "embeddings_total": result.embeddings_total,
         "rejected": dict(result.rejected),
-        "failed": 0,
+        "failed": result.failed_boxes,
         "bytes_read": result.bytes_read,
         "model": plan.work.model.title,
         "warnings": list(plan.warnings),
     }
+    if result.failed_boxes:
+        raise UndoneError(_set_aside(result), summary)
+    return summary
+
+
+def _set_aside(result: embed.Result) -> str:
+    named = "; ".join(error for _, error in result.failed)
+    more = result.failed_boxes - len(result.failed)
+    return (
+        f"{result.failed_boxes:,} boxes are set aside: {named}"
+        + (f"; and {more:,} more" if more else "")
+        + f". Version {result.version} has all the others; when the cause is mended, run the same "
+        "command with --retry-failed"
+    )
 
 
 def _boxes_committed(plan: embed.EmbedPlan) -> int:

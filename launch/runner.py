@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from launch.flags import Parser, UsageError
+from launch.parsers import Parser, UsageError
 from volumes.errors import RequestError, RunError
 
 # Beam's ``DirectRunner`` would look for, and download, another engine; ours is the one in process.

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from launch import flags
+from launch import flags, parsers
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -21,20 +21,20 @@ def test_there_are_commands_for_the_whole_way() -> None:
 def test_a_command_has_a_job_and_its_flags(command: str) -> None:
     _, name, *words = shlex.split(command)
     job = flags.JOBS[name]
-    parser = flags.job_parser(job)
+    parser = parsers.job_parser(job)
     parsed, unknown = parser.parse_known_args(words)
     assert unknown == []
-    assert list(flags.missing_flags(job, parser, parsed)) == []
+    assert list(parsers.missing_flags(job, parser, parsed)) == []
 
 
 def test_every_example_of_the_command_line_is_complete() -> None:
     for job in flags.JOBS.values():
         _, name, *words = shlex.split(job.example)
-        parser = flags.job_parser(job)
+        parser = parsers.job_parser(job)
         parsed, unknown = parser.parse_known_args(words)
         assert name == job.name
         assert unknown == []
-        assert list(flags.missing_flags(job, parser, parsed)) == []
+        assert list(parsers.missing_flags(job, parser, parsed)) == []
 
 
 def test_every_target_and_file_it_names_exists() -> None:

@@ -10,31 +10,65 @@ from transforms.nodes import Counts
 from transforms.walk import Walked
 from transforms.work import Done, EmbedWork
 from volumes import provenance, store
+from volumes.receipts import Failure
 from volumes.store import Seal
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tally:
-    """What the receipts of a run add up to.
+    """What the boxes that a run settled add up to.
 
     Attributes:
         boxes: Boxes committed by this invocation.
-        boxes_skipped: Boxes found committed.
-        embeddings: Rows of the former.
-        nodes: Nodes of both.
-        rejected: (reason, count) pairs of the former, sorted.
-        bytes_read: Decoded bytes read for the former.
+        boxes_skipped: Boxes found committed, and those set aside by an earlier invocation.
+        boxes_failed: Boxes set aside by this invocation.
+        boxes_removed: Boxes whose nodes have vanished.
+        embeddings: Vectors computed now.
+        nodes: Nodes of all these.
+        rejected: (reason, count) pairs of the boxes committed now, sorted.
+        bytes_read: Decoded bytes read for the boxes that were not found settled.
     """
 
     boxes: int = 0
     boxes_skipped: int = 0
+    boxes_failed: int = 0
+    boxes_removed: int = 0
     embeddings: int = 0
     nodes: int = 0
     rejected: Counts = ()
     bytes_read: int = 0
 
+    @classmethod
+    def of(cls, done: Done) -> "Tally":
+        """The tally of one box."""
+        stands, read = done.stands, done.bytes_read
+        if stands is None:
+            return cls(boxes_removed=1)
+        if done.found:
+            return cls(boxes_skipped=1, nodes=stands.planned, bytes_read=read)
+        if isinstance(stands, Failure):
+            return cls(boxes_failed=1, nodes=stands.planned)
+        return cls(
+            boxes=1,
+            embeddings=stands.computed,
+            nodes=stands.planned,
+            rejected=stands.rejected,
+            bytes_read=read,
+        )
 
-class SumReceipts(beam.CombineFn):
+    @classmethod
+    def total(cls, tallies: Iterable["Tally"]) -> "Tally":
+        """The sum."""
+        parts = list(tallies)
+        sums = {
+            f.name: sum(getattr(t, f.name) for t in parts)
+            for f in dataclasses.fields(cls)
+            if f.name != "rejected"
+        }
+        return cls(rejected=store.added(t.rejected for t in parts), **sums)
+
+
+class SumDone(beam.CombineFn):
     """Done -> one Tally."""
 
     def create_accumulator(self) -> Tally:
@@ -43,38 +77,11 @@ class SumReceipts(beam.CombineFn):
 
     def add_input(self, tally: Tally, done: Done) -> Tally:
         """Add a box."""
-        receipt = done.receipt
-        if done.skipped:
-            return dataclasses.replace(
-                tally,
-                boxes_skipped=tally.boxes_skipped + 1,
-                nodes=tally.nodes + receipt.planned,
-                bytes_read=tally.bytes_read + done.bytes_read,
-            )
-        return self.merge_accumulators(
-            [
-                tally,
-                Tally(
-                    boxes=1,
-                    embeddings=receipt.committed,
-                    nodes=receipt.planned,
-                    rejected=receipt.rejected,
-                    bytes_read=done.bytes_read,
-                ),
-            ]
-        )
+        return Tally.total([tally, Tally.of(done)])
 
     def merge_accumulators(self, tallies: Iterable[Tally]) -> Tally:
         """Add up."""
-        parts = list(tallies)
-        return Tally(
-            boxes=sum(t.boxes for t in parts),
-            boxes_skipped=sum(t.boxes_skipped for t in parts),
-            embeddings=sum(t.embeddings for t in parts),
-            nodes=sum(t.nodes for t in parts),
-            rejected=store.added(t.rejected for t in parts),
-            bytes_read=sum(t.bytes_read for t in parts),
-        )
+        return Tally.total(tallies)
 
     def extract_output(self, tally: Tally) -> Tally:
         """The sum."""
@@ -153,6 +160,8 @@ class Outcome:
         tally: What this invocation did.
         unplaced: Rows read, and those that belong to no box, by reason.
         embeddings_total: Rows of all partitions.
+        failed: (box, error) of the boxes that are set aside, the first hundred.
+        failed_boxes: How many those are.
         undone: Boxes left undone, the first hundred by key.
         undone_boxes: How many those are.
         faults: Sentences about what does not add up; empty where all does.
@@ -162,6 +171,8 @@ class Outcome:
     tally: Tally
     unplaced: Counts
     embeddings_total: int
+    failed: tuple[tuple[str, str], ...]
+    failed_boxes: int
     undone: tuple[str, ...]
     undone_boxes: int
     faults: tuple[str, ...]
@@ -183,8 +194,8 @@ def close_run(
 ) -> Outcome:
     """Do a run's accounting and publish its version if it adds up.
 
-    ``planned = committed + rejected``, by node and by box; rows read from the source = planned +
-    rejected without a box; and a walk covered the grid.
+    ``planned = committed + rejected + set aside``, by node and by box; rows read from the source =
+    planned + rejected without a box; and a walk covered the grid.
     """
     undone = [box for s in seals for box in s.undone]
     undone_boxes = sum(s.undone_boxes for s in seals)
@@ -203,6 +214,8 @@ def close_run(
         tally=tally,
         unplaced=unplaced,
         embeddings_total=sum(s.rows for s in seals),
+        failed=tuple(f for s in seals for f in s.failed)[:100],
+        failed_boxes=sum(s.failed_boxes for s in seals),
         undone=tuple(undone[:100]),
         undone_boxes=undone_boxes,
         faults=tuple(faults),
@@ -217,9 +230,13 @@ def _faults(
     if strays:
         yield f"{strays} boxes have a receipt and no plan"
     if not any(s.undone_boxes for s in seals):
-        settled = sum(s.rows for s in seals) + sum(n for s in seals for _, n in s.rejected)
+        settled = sum(s.rows + s.failed_nodes for s in seals)
+        settled += sum(n for s in seals for _, n in s.rejected)
         if settled != planned:
-            yield f"{planned} nodes were planned, {settled} are committed or rejected"
+            yield (
+                f"{planned} nodes were planned, {settled} are committed, rejected or of a box that "
+                "is set aside"
+            )
     if walked is None:
         rows = dict(unplaced).get("rows", 0)
         away = sum(n for name, n in unplaced if name != "rows")
@@ -289,7 +306,7 @@ class CloseTheRun(beam.PTransform):
 
     def expand(self, partitions: beam.PCollection) -> beam.PCollection:
         """Wire the steps."""
-        tally = self.done | "SumReceipts" >> beam.CombineGlobally(SumReceipts())
+        tally = self.done | "SumDone" >> beam.CombineGlobally(SumDone())
         seals = (
             partitions
             | "DistinctPartitions" >> beam.Distinct()

@@ -1,103 +1,164 @@
-"""The fused chain of a box: is it done, read, encode, commit.
+"""The fused chain of a box: is it settled, read, encode, commit.
 
-    BoxNodes -> SkipCommitted -> ReadBox -> EncodeBox -> CommitBox -> Done
+    BoxNodes -> ReviewBox -> ReadBox -> EncodeBox -> CommitBoxes -> Done
 
 Voxels, crops and vectors pass from step to step inside one process and never cross a shuffle; what
-a step emits is dropped as soon as the next has taken it.
+a step emits is dropped as soon as the next has taken it. A step that settles a box emits its
+``BoxOutput``, which the steps after it pass on.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import apache_beam as beam
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
 
-from segclr.encoder import shared_encoder
+from segclr.encoder import Encoder, shared_encoder
 from segclr.errors import ModelError
-from transforms.counting import count, timed
+from segclr.nodes import Nodes
+from transforms.counting import count, note, timed
+from transforms.embedding import embed_box
+from transforms.reading import Inputs, is_current, read_input, sample_box
 from transforms.work import (
     BoxInput,
     BoxNodes,
     BoxOutput,
     Done,
     EmbedWork,
-    check_labels,
-    embed_box,
     fingerprint_of,
     plan_of,
 )
-from volumes import partition
-from volumes.errors import RunError
-from volumes.opening import Volume, open_volume
-from volumes.reading import Part, Request, Subvolume, read_boxes
-from volumes.receipts import BoxPlan
+from volumes import commits, partition
+from volumes.commits import Change, standing_digest
+from volumes.errors import DataError, RunError
+from volumes.receipts import BoxPlan, Failure, Receipt, Rows
 from volumes.store import coordinate_of
+
+_T = TypeVar("_T")
 
 # Plans of one partition are few and small, but a commit of all of a partition's is still bounded.
 _PLANS_A_COMMIT = 256
 
+# A box that fails for a reason of its own is tried this often before it is set aside.
+ATTEMPTS = 3
 
-def box_done(work: EmbedWork, index: int, plan: BoxPlan | None) -> Done | None:
-    """The committed state of a box, or None where there is work to do.
+# Between two attempts: who writes the volume, or mends it, gets a moment.
+_PAUSE_S = 0.2
+
+# Boxes share a commit up to these bounds; a box that took longer is committed as soon as it is
+# encoded. So a kill costs the box in flight and at most this much more.
+COMMIT_BYTES = 16 << 20
+COMMIT_SECONDS = 5.0
+COMMIT_BOXES = 64
+
+
+def settled(
+    work: EmbedWork, inputs: Inputs, index: int, plan: BoxPlan | None
+) -> Done | Receipt | None:
+    """What stands for a box and settles it, or what there is to compare, or None: all is to do.
 
     Args:
         work: The run.
+        inputs: The volumes, to be looked at where the run renews what is committed.
         index: The box.
         plan: What the box owes; None to take the plan that an earlier attempt committed, which is
-            right where the run's identity fixes the nodes.
+            right where the nodes follow from the segmentation.
+
+    Returns:
+        Done where nothing is to be done; the receipt where the box is committed and what it read
+        may have changed; None otherwise.
 
     Raises:
-        RunError: A receipt of another fingerprint stands there.
+        RunError: A receipt of another fingerprint stands there, and this run does not renew.
     """
     where, _ = work.generation.place(work.grid.coordinate(index))
-    receipt = partition.read_receipt(where, work.key(index))
+    box = work.key(index)
+    receipt = partition.read_receipt(where, box)
     if receipt is None:
-        return None
-    plan = plan or partition.read_plan(where, work.key(index))
-    if plan is None or receipt.fingerprint != fingerprint_of(work, plan):
+        failure = None if work.renew or work.retry_failed else partition.read_failure(where, box)
+        return None if failure is None else Done(box, failure, found=True)
+    plan = plan or partition.read_plan(where, box)
+    same = plan is not None and receipt.fingerprint == fingerprint_of(work, plan)
+    if work.renew:
+        if same and is_current(work, inputs, index, receipt):
+            return Done(box, receipt, found=True)
+        return receipt
+    if not same:
         raise RunError(
             f"{work.describe(index)} is committed with fingerprint {receipt.fingerprint[:12]}, "
             "which is not this run's: another run's rows stand there and were left as they are"
         )
-    return Done(receipt, skipped=True, bytes_read=0)
+    return Done(box, receipt, found=True)
 
 
 def commit_plans(work: EmbedWork, plans: list[tuple[int, BoxPlan]]) -> int:
     """Commit plans of boxes of one partition; returns how many were new."""
     where, _ = work.generation.place(work.grid.coordinate(plans[0][0]))
+    replace = work.renew or work.retry_failed
     new = 0
     for start in range(0, len(plans), _PLANS_A_COMMIT):
         part = [plan for _, plan in plans[start : start + _PLANS_A_COMMIT]]
-        new += partition.plan_boxes(where, part)
+        new += commits.plan_boxes(where, part, work.fence, replace=replace)
     return new
 
 
-def read_input(work: EmbedWork, image: Volume, segmentation: Volume, box: BoxNodes) -> BoxInput:
-    """Read what a box's crops need, many futures in one batch.
+def removal(work: EmbedWork, index: int, prior: Receipt | None) -> BoxOutput:
+    """A box whose nodes have all vanished leaves the store."""
+    _, local = work.generation.place(work.grid.coordinate(index))
+    replaces = None if prior is None else standing_digest(prior)
+    return BoxOutput(index, Change(local, work.key(index), replaces=replaces))
 
-    Raises:
-        RunError: Storage fails or the policy for missing segmentation refuses; the box is named.
-    """
-    read_box, labels_box = work.read_box(box.index), work.labels_box(box.index)
-    requests = [Request(image, read_box)]
-    if box.labels is None:
-        requests.append(Request(segmentation, labels_box))
-    try:
-        parts = read_boxes(requests, bytes_in_flight=work.bytes_in_flight)
-    except RunError as e:
-        raise RunError(f"{work.describe(box.index)}: {e}") from e
-    labels: Part = parts[1] if box.labels is None else box.labels
-    check_labels(work, box.index, labels)
-    subvolume = Subvolume(
-        box=read_box,
-        image=parts[0].array,
-        labels_box=labels_box,
-        labels=labels.array,
-        missing_image=parts[0].missing,
-        missing_labels=labels.missing,
-        bytes_decoded=parts[0].bytes_decoded + labels.bytes_decoded,
+
+def set_aside(work: EmbedWork, box: BoxNodes, error: DataError) -> BoxOutput:
+    """A box that failed for a reason of its own, as often as it is tried."""
+    plan = plan_of(work, box.index, box.nodes)
+    failure = Failure(
+        plan.box, fingerprint_of(work, plan), plan.nodes, str(error), ATTEMPTS, work.run
     )
-    return BoxInput(box.index, box.nodes, subvolume)
+    _, local = work.generation.place(work.grid.coordinate(box.index))
+    replaces = None if box.prior is None else standing_digest(box.prior)
+    return BoxOutput(box.index, Change(local, plan.box, failure=failure, replaces=replaces))
+
+
+def read_or_set_aside(work: EmbedWork, inputs: Inputs, box: BoxNodes) -> BoxInput | BoxOutput:
+    """Read a box, again where it fails for a reason of its own, and set it aside in the end."""
+    return _tried(lambda: read_input(work, inputs, box), lambda e: set_aside(work, box, e))
+
+
+def sampled_or_set_aside(
+    work: EmbedWork, inputs: Inputs, index: int, prior: Receipt | None
+) -> BoxNodes | BoxOutput:
+    """Sample a box, again where it fails for a reason of its own, and set it aside in the end."""
+    owing_nothing = BoxNodes(index, Nodes.empty(), prior)
+
+    def sample() -> BoxNodes:
+        return dataclasses.replace(sample_box(work, inputs, index), prior=prior)
+
+    return _tried(sample, lambda e: set_aside(work, owing_nothing, e))
+
+
+def _tried(do: Callable[[], _T], give_up: Callable[[DataError], BoxOutput]) -> _T | BoxOutput:
+    for _ in range(1, ATTEMPTS):
+        try:
+            return do()
+        except DataError:
+            time.sleep(_PAUSE_S)
+    try:
+        return do()
+    except DataError as e:
+        return give_up(e)
+
+
+def commit_outputs(work: EmbedWork, outputs: list[BoxOutput]) -> Iterator[Done]:
+    """Commit boxes of one partition together; yields what stands for each."""
+    where, _ = work.generation.place(work.grid.coordinate(outputs[0].index))
+    stands = commits.commit_boxes(where, [o.change for o in outputs], work.fence)
+    for output, standing in zip(outputs, stands, strict=True):
+        found = standing is not output.change.ours
+        yield Done(output.change.box, standing, found, output.bytes_read)
 
 
 class PlanBox(beam.DoFn):
@@ -123,87 +184,159 @@ class CommitPlans(beam.DoFn):
     def process(self, owed: tuple[str, Iterable[tuple[int, BoxPlan]]]) -> Iterator[str]:
         """Commit the plans of one partition."""
         name, plans = owed
+        commits.shut_out(self._work.generation.partition(name), self._work.fence)
         count("plans", commit_plans(self._work, sorted(plans, key=lambda p: p[0])))
         yield name
 
 
-class SkipCommitted(beam.DoFn):
-    """Passes on the boxes that still have work to do; the others go out as done."""
-
-    DONE = "done"
+class WithInputs(beam.DoFn):
+    """A step that looks at the volumes."""
 
     def __init__(self, work: EmbedWork) -> None:
-        """Checks boxes of ``work``."""
+        """Works on boxes of ``work``."""
         self._work = work
-
-    def process(self, box: BoxNodes, *barriers: Any) -> Iterator[Any]:
-        """Yield the box, or its receipt; ``barriers`` are side inputs that must come first."""
-        done = box_done(self._work, box.index, plan_of(self._work, box.index, box.nodes))
-        if done is None:
-            yield box
-        else:
-            count("boxes_skipped")
-            yield beam.pvalue.TaggedOutput(self.DONE, done)
-
-
-class ReadBox(beam.DoFn):
-    """BoxNodes -> BoxInput."""
-
-    def __init__(self, work: EmbedWork) -> None:
-        """Reads boxes of ``work``."""
-        self._work = work
-        self._volumes: tuple[Volume, Volume] | None = None
+        self._inputs: Inputs | None = None
 
     def setup(self) -> None:
         """Open both volumes."""
-        self._volumes = (open_volume(self._work.image), open_volume(self._work.segmentation))
+        self._inputs = Inputs.opened(self._work)
 
-    def process(self, box: BoxNodes) -> Iterator[BoxInput]:
-        """Read one box."""
-        if self._volumes is None:
+    def inputs(self) -> Inputs:
+        """The open volumes; a method, since Beam reads every property of a DoFn before setup."""
+        if self._inputs is None:
             raise RuntimeError("setup has not run")
+        return self._inputs
+
+
+class ReviewBox(WithInputs):
+    """Passes on the boxes that have work to do; the others go out as done."""
+
+    DONE = "done"
+
+    def process(self, box: BoxNodes, *barriers: Any) -> Iterator[Any]:
+        """Yield the box, or what settles it; ``barriers`` are side inputs that must come first."""
+        work = self._work
+        stands = settled(work, self.inputs(), box.index, plan_of(work, box.index, box.nodes))
+        if isinstance(stands, Done):
+            count("boxes_skipped")
+            yield beam.pvalue.TaggedOutput(self.DONE, stands)
+        elif work.renew and len(box.nodes) == 0:
+            yield removal(work, box.index, stands)
+        else:
+            yield dataclasses.replace(box, prior=stands)
+
+
+class ReadBox(WithInputs):
+    """BoxNodes -> BoxInput, or BoxOutput where the box is to be set aside."""
+
+    def process(self, box: BoxNodes | BoxOutput) -> Iterator[BoxInput | BoxOutput]:
+        """Read one box."""
+        if isinstance(box, BoxOutput):
+            yield box
+            return
         with timed("read_ms"):
-            read = read_input(self._work, *self._volumes, box)
-        count("bytes_read", read.subvolume.bytes_decoded)
+            read = read_or_set_aside(self._work, self.inputs(), box)
+        if isinstance(read, BoxInput):
+            count("bytes_read", read.subvolume.bytes_decoded)
         yield read
 
 
 class EncodeBox(beam.DoFn):
-    """BoxInput -> BoxOutput; the model is loaded when the first box needs it, once a process."""
+    """BoxInput -> BoxOutput; the model is loaded when the first crop needs it, once a process."""
 
     def __init__(self, work: EmbedWork) -> None:
         """Encodes boxes of ``work``."""
         self._work = work
 
-    def process(self, box: BoxInput) -> Iterator[BoxOutput]:
+    def process(self, box: BoxInput | BoxOutput) -> Iterator[BoxOutput]:
         """Encode one box."""
-        try:
-            encoder = shared_encoder(self._work.model)
-        except ModelError as e:
-            raise RunError(str(e)) from e
+        if isinstance(box, BoxOutput):
+            yield box
+            return
         with timed("encode_ms"):
-            output = embed_box(self._work, encoder, box)
-        count("embeddings", len(output.rows))
-        for reason, n in output.receipt.rejected:
+            output = embed_box(self._work, self._load, box, lambda: self._prior_rows(box))
+        receipt = output.change.receipt
+        assert receipt is not None  # a box that was read has one
+        count("embeddings", receipt.computed)
+        for reason, n in receipt.rejected:
             count(f"rejected_{reason}", n)
         yield output
 
+    def _load(self) -> Encoder:
+        try:
+            return shared_encoder(self._work.model)
+        except ModelError as e:
+            raise RunError(str(e)) from e
 
-class CommitBox(beam.DoFn):
-    """BoxOutput -> Done, once rows and receipt are durable."""
+    def _prior_rows(self, box: BoxInput) -> Rows | None:
+        if box.prior is None:
+            return None
+        where, local = self._work.generation.place(self._work.grid.coordinate(box.index))
+        return partition.read_rows(where, local)
+
+
+class CommitBoxes(beam.DoFn):
+    """BoxOutput -> Done, once it is durable; consecutive boxes of a partition share a commit."""
 
     def __init__(self, work: EmbedWork) -> None:
         """Commits boxes of ``work``."""
         self._work = work
+        self._held: list[BoxOutput] = []
+        self._bytes = 0
+        self._since = 0.0
+
+    def start_bundle(self) -> None:
+        """Begin to count the time."""
+        self._held, self._bytes = [], 0
+        self._since = time.monotonic()
 
     def process(self, box: BoxOutput) -> Iterator[Done]:
-        """Commit one box."""
-        where, local = self._work.generation.place(coordinate_of(box.receipt.box))
+        """Hold the box, and commit what is held when it is enough."""
+        if any(not self._may_share(h, box) for h in self._held):
+            yield from self._commit()
+        self._held.append(box)
+        rows = box.change.rows
+        self._bytes += 0 if rows is None else sum(a.nbytes for a in rows.arrays().values())
+        if (
+            self._bytes >= COMMIT_BYTES
+            or len(self._held) >= COMMIT_BOXES
+            or time.monotonic() - self._since >= COMMIT_SECONDS
+        ):
+            yield from self._commit()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Commit what is left."""
+        window = GlobalWindow()
+        for done in self._commit():
+            yield WindowedValue(done, window.max_timestamp(), [window])
+
+    def _may_share(self, one: BoxOutput, other: BoxOutput) -> bool:
+        """Whether two boxes may stand in one commit: of one partition, and not the same twice."""
+        name = self._work.generation.partition_name
+        a, b = (coordinate_of(o.change.box) for o in (one, other))
+        return a != b and name(a) == name(b)
+
+    def _commit(self) -> Iterator[Done]:
+        held = self._held
+        if not held:
+            return
         with timed("commit_ms"):
-            stands = partition.commit_box(where, local, box.rows, box.receipt)
-        skipped = stands is not box.receipt
-        count("boxes_skipped" if skipped else "boxes")
-        yield Done(stands, skipped, box.bytes_read)
+            settled = list(commit_outputs(self._work, held))
+        note("boxes_a_commit", len(held))
+        self._held, self._bytes = [], 0
+        self._since = time.monotonic()
+        for done in settled:
+            count(_counter(done))
+            yield done
+
+
+def _counter(done: Done) -> str:
+    """The counter of a box that came to its commit."""
+    if done.found:
+        return "boxes_skipped"
+    if done.stands is None:
+        return "boxes_removed"
+    return "boxes_failed" if isinstance(done.stands, Failure) else "boxes"
 
 
 @dataclasses.dataclass(eq=False)
@@ -238,13 +371,13 @@ class EmbedBoxes(beam.PTransform):
     def expand(self, boxes: beam.PCollection) -> beam.PCollection:
         """Wire the steps."""
         barriers = [beam.pvalue.AsIter(c) for c in self.after]
-        looked = boxes | "SkipCommitted" >> beam.ParDo(
-            SkipCommitted(self.work), *barriers
-        ).with_outputs(SkipCommitted.DONE, main="owed")
+        looked = boxes | "ReviewBox" >> beam.ParDo(ReviewBox(self.work), *barriers).with_outputs(
+            ReviewBox.DONE, main="owed"
+        )
         done = (
             looked.owed
             | "ReadBox" >> beam.ParDo(ReadBox(self.work))
             | "EncodeBox" >> beam.ParDo(EncodeBox(self.work))
-            | "CommitBox" >> beam.ParDo(CommitBox(self.work))
+            | "CommitBoxes" >> beam.ParDo(CommitBoxes(self.work))
         )
-        return (done, looked[SkipCommitted.DONE]) | "AllDone" >> beam.Flatten()
+        return (done, looked[ReviewBox.DONE]) | "AllDone" >> beam.Flatten()

@@ -1,4 +1,8 @@
-"""Given nodes: read in packed arrays, sorted out, and grouped by the box that owns them."""
+"""Given nodes: read in packed arrays, sorted out, and grouped by the box that owns them.
+
+Boxes come out in work ranges, as those of a walk do: a range is worked on by one worker, and its
+boxes share commits.
+"""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -10,6 +14,7 @@ import numpy as np
 from segclr.nodes import Nodes, reject_unplaced
 from segclr.skeletons import skeleton_nodes
 from transforms.counting import count
+from transforms.ranges import Range, range_of
 from transforms.work import BoxNodes, EmbedWork
 from volumes import tables
 from volumes.tables import NodeSource, Piece
@@ -84,8 +89,16 @@ class PlaceNodes(beam.DoFn):
         yield beam.pvalue.TaggedOutput(self.UNPLACED, counts)
 
 
-def _gather(index: int, parts: Iterable[Nodes]) -> BoxNodes:
-    return BoxNodes(index, Nodes.concat(list(parts)))
+class GatherNodes(beam.DoFn):
+    """(range, its (box index, nodes) pairs) -> BoxNodes of each box, in the order of boxes."""
+
+    def process(self, group: tuple[Any, Iterable[tuple[int, Nodes]]]) -> Iterator[BoxNodes]:
+        """Yield the boxes of a range."""
+        by_box: dict[int, list[Nodes]] = {}
+        for index, nodes in group[1]:
+            by_box.setdefault(index, []).append(nodes)
+        for index in sorted(by_box):
+            yield BoxNodes(index, Nodes.concat(by_box[index]))
 
 
 @dataclasses.dataclass(eq=False)
@@ -116,12 +129,14 @@ class GroupNodes(beam.PTransform):
         )
         boxes = (
             placed.placed
-            | "KeyedByBox" >> beam.Map(_same).with_output_types(tuple[int, Nodes])
-            | "GroupByBox" >> beam.GroupByKey()
-            | "GatherNodes" >> beam.MapTuple(_gather)
+            | "KeyByRange"
+            >> beam.Map(_keyed, self.work).with_output_types(tuple[Range, tuple[int, Nodes]])
+            | "GroupByRange" >> beam.GroupByKey()
+            | "GatherNodes" >> beam.ParDo(GatherNodes())
         )
         return {"boxes": boxes, "unplaced": placed[PlaceNodes.UNPLACED]}
 
 
-def _same(element: tuple[int, Nodes]) -> tuple[int, Nodes]:
-    return element
+def _keyed(element: tuple[int, Nodes], work: EmbedWork) -> tuple[Range, tuple[int, Nodes]]:
+    """Boxes of one work range belong together: they lie in one partition and share commits."""
+    return range_of(work.grid, work.generation, element[0]), element

@@ -1,34 +1,22 @@
 """Sampled nodes: the grid is walked in ranges, and each box samples the sites it owns.
 
-A range is a run of consecutive boxes of one partition: ``(block, start, stop)``, the block's linear
-index in the lattice of partitions and positions on its box axis. Ranges are made by a worker and
-spread, so that the graph is the same for ten boxes and for 10**12.
+Ranges are made by a worker and spread, so that the graph is the same for ten boxes and for 10**12.
 """
 
 import dataclasses
-import math
 from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
 
 from segclr.nodes import Nodes
-from segclr.sampler import sample_sites
-from transforms.boxes import box_done, commit_plans
+from transforms.boxes import WithInputs, commit_plans, removal, sampled_or_set_aside, settled
 from transforms.counting import count, timed
-from transforms.work import BoxNodes, EmbedWork, check_labels, plan_of
-from volumes.errors import RunError
-from volumes.geometry import ChunkGrid, Vec, vec
-from volumes.opening import Volume, open_volume
-from volumes.reading import Part, read_box
-from volumes.store import Generation
-
-Range = tuple[int, int, int]
-"""(block, start, stop)."""
-
-# Enough ranges to keep workers busy to the end, none so long that losing one hurts.
-_RANGES = 256
-_LONGEST = 64
+from transforms.ranges import Range, boxes_of, ranges
+from transforms.work import BoxNodes, BoxOutput, Done, EmbedWork, plan_of
+from volumes import commits, partition
+from volumes.geometry import Vec, vec
+from volumes.receipts import Receipt
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,65 +36,6 @@ class Walked:
     nodes: int
 
 
-def range_length(grid: ChunkGrid) -> int:
-    """Boxes of a range: a share of a small grid, a constant of a large one."""
-    return max(1, min(_LONGEST, grid.size // _RANGES))
-
-
-def ranges(grid: ChunkGrid, generation: Generation) -> Iterator[Range]:
-    """Every range of a grid; together they hold each box once."""
-    blocks = generation.blocks(grid)
-    boxes = math.prod(generation.block)
-    step = range_length(grid)
-    for block in range(blocks.size):
-        for start in range(0, boxes, step):
-            yield (block, start, min(start + step, boxes))
-
-
-def boxes_of(grid: ChunkGrid, generation: Generation, span: Range) -> Iterator[int]:
-    """Grid indices of the boxes in a range; a block at the edge reaches beyond the grid."""
-    block, start, stop = span
-    corner = generation.blocks(grid).coordinate(block)
-    nx, ny, _ = generation.block
-    for local in range(start, stop):
-        offset = (local % nx, local // nx % ny, local // (nx * ny))
-        coordinate: Vec = vec(
-            c * n + o for c, n, o in zip(corner, generation.block, offset, strict=True)
-        )
-        if grid.lattice_domain.contains(coordinate):
-            yield grid.index(coordinate)
-
-
-def sample_box(work: EmbedWork, segmentation: Volume, index: int) -> BoxNodes:
-    """Read the segmentation around a box and sample the sites that the box owns.
-
-    Raises:
-        RunError: The segmentation cannot be read, or holds what is no segment id.
-    """
-    if work.spacing_nm is None:
-        raise ValueError("the run has given nodes; there is nothing to sample")
-    labels_box = work.labels_box(index)
-    try:
-        labels = read_box(segmentation, labels_box, bytes_in_flight=work.bytes_in_flight)
-    except RunError as e:
-        raise RunError(f"{work.describe(index)}: {e}") from e
-    check_labels(work, index, labels)
-    if not labels.array.any():
-        return BoxNodes(index, Nodes.empty(), labels)
-    try:
-        nodes = sample_sites(
-            labels.array,
-            labels_box,
-            work.grid.box(index),
-            work.grid.domain,
-            work.voxel_size_nm,
-            work.spacing_nm,
-        )
-    except ValueError as e:
-        raise RunError(f"{work.describe(index)}: cannot sample sites: {e}") from e
-    return BoxNodes(index, nodes, labels)
-
-
 class ListRanges(beam.DoFn):
     """A run -> the ranges of its grid."""
 
@@ -115,62 +44,63 @@ class ListRanges(beam.DoFn):
         yield from ranges(work.grid, work.generation)
 
 
-class WalkRange(beam.DoFn):
+class WalkRange(WithInputs):
     """A range -> its occupied boxes with their nodes, each planned before it is passed on.
 
-    Beside them go the boxes found committed, the names of the partitions planned in, and what the
+    Beside them go the boxes found settled, the names of the partitions planned in, and what the
     walk found.
     """
 
     DONE, PARTITIONS, WALKED = "done", "partitions", "walked"
 
-    def __init__(self, work: EmbedWork) -> None:
-        """Walks ranges of the grid of ``work``."""
-        self._work = work
-        self._segmentation: Volume | None = None
-
-    def setup(self) -> None:
-        """Open the segmentation."""
-        self._segmentation = open_volume(self._work.segmentation)
-
     def process(self, span: Range) -> Iterator[Any]:
         """Yield the occupied boxes of one range."""
         work = self._work
+        name = work.generation.partition_name(self._first_box(span))
+        commits.shut_out(work.generation.partition(name), work.fence)
         boxes = empty = nodes = 0
         planned = False
         for index in boxes_of(work.grid, work.generation, span):
             boxes += 1
-            done = box_done(work, index, None)
-            if done is not None:
-                nodes += done.receipt.planned
+            stands = settled(work, self.inputs(), index, None)
+            if isinstance(stands, Done):
+                assert stands.stands is not None  # a box that was removed is not found again
+                nodes += stands.stands.planned
                 planned = True
                 count("boxes_skipped")
-                yield beam.pvalue.TaggedOutput(self.DONE, done)
+                yield beam.pvalue.TaggedOutput(self.DONE, stands)
                 continue
-            box = self._sampled(index)
-            if len(box.nodes) == 0:
+            box = self._sampled(index, stands)
+            if isinstance(box, BoxNodes) and len(box.nodes) == 0:
                 empty += 1
-                continue
+                if stands is None and not (work.renew and self._is_planned(index)):
+                    continue
+                box = removal(work, index, stands)
+            elif isinstance(box, BoxNodes):
+                nodes += len(box.nodes)
+                count("nodes", len(box.nodes))
+                commit_plans(work, [(index, plan_of(work, index, box.nodes))])
             planned = True
-            nodes += len(box.nodes)
-            count("nodes", len(box.nodes))
-            commit_plans(work, [(index, plan_of(work, index, box.nodes))])
             yield box
         if planned:
-            name = work.generation.partition_name(self._first_box(span))
             yield beam.pvalue.TaggedOutput(self.PARTITIONS, name)
         count("boxes_empty", empty)
         yield beam.pvalue.TaggedOutput(self.WALKED, Walked(span, boxes, empty, nodes))
 
-    def _sampled(self, index: int) -> BoxNodes:
-        if self._segmentation is None:
-            raise RuntimeError("setup has not run")
+    def _sampled(self, index: int, prior: Receipt | None) -> BoxNodes | BoxOutput:
+        """The box with its nodes; set aside, and owing nothing, where it cannot be sampled."""
+        work = self._work
         with timed("sample_ms"):
-            box = sample_box(self._work, self._segmentation, index)
-        labels: Part | None = box.labels
-        if len(box.nodes) == 0 and labels is not None:
-            count("bytes_read", labels.bytes_decoded)
+            box = sampled_or_set_aside(work, self.inputs(), index, prior)
+        if isinstance(box, BoxOutput):
+            commit_plans(work, [(index, plan_of(work, index, Nodes.empty()))])
+        elif len(box.nodes) == 0 and box.labels is not None:
+            count("bytes_read", box.labels.part.bytes_decoded)
         return box
+
+    def _is_planned(self, index: int) -> bool:
+        where, _ = self._work.generation.place(self._work.grid.coordinate(index))
+        return partition.read_plan(where, self._work.key(index)) is not None
 
     def _first_box(self, span: Range) -> Vec:
         corner = self._work.generation.blocks(self._work.grid).coordinate(span[0])

@@ -69,12 +69,12 @@ class EmbeddingStore:
 
     @classmethod
     def _live(cls, url: str) -> "EmbeddingStore":
-        names = objects.names(objects.join(url, "generations"))
+        names = store.generations(url)
         if not names:
             raise RequestError(
                 f"{objects.redacted(url)} has no generation yet: nothing ran into it"
             )
-        manifest = store.read_manifest(url, names[-1].rstrip("/")) or {}
+        manifest = store.read_manifest(url, names[-1]) or {}
         generation = Generation.from_json(manifest["generation"] | {"store": url})
         present = sorted(store.partitions_present(generation), key=coordinate_of)
         return cls(generation, None, tuple((n, None) for n in present), manifest)
@@ -108,7 +108,7 @@ class EmbeddingStore:
             if known == name:
                 part = self.generation.partition(name)
                 return partition.read_rows(part, self.generation.local(coordinate), version)
-        return self._none()
+        return Rows.empty(self.width)
 
     def by_segment(self, segment_id: int) -> Rows:
         """The rows of a segment, in the order of boxes.
@@ -124,7 +124,7 @@ class EmbeddingStore:
                 mine = partition.read_ids(part, local, version) == wanted
                 if mine.any():
                     found.append(partition.read_rows(part, local, version).take(mine))
-        return Rows.concatenated(found or [self._none()])
+        return Rows.concatenated(found or [Rows.empty(self.width)])
 
     def all(self) -> Iterator[Rows]:
         """The rows of every box that has any, a box at a time, in the order of (box, row)."""
@@ -139,13 +139,3 @@ class EmbeddingStore:
             rows = partition.read_rows(part, local, version)
             if len(rows):
                 yield rows
-
-    def _none(self) -> Rows:
-        return Rows(
-            segment_id=np.zeros(0, np.uint64),
-            node_id=np.zeros(0, np.uint64),
-            position_nm=np.zeros((0, 3)),
-            embedding=np.zeros((0, self.width), np.float32),
-            mask_voxels=np.zeros(0, np.uint32),
-            crop_digest=np.zeros((0, 16), np.uint8),
-        )

@@ -10,3 +10,10 @@ class RequestError(ValueError):
 
 class RunError(RuntimeError):
     """The run failed or left work undone: exit status 1; what was committed before stays."""
+
+
+class DataError(RunError):
+    """Stored voxels are damaged, missing or do not hold still: a fault of one box, not of the run.
+
+    A run tries such a box again, then sets it aside and goes on with the others.
+    """

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import tensorstore as ts
 
+from volumes import pinning
 from volumes.errors import RequestError, RunError
 from volumes.formats import TS_ERRORS, open_array, opened, told
 from volumes.geometry import Box, Vec, Vec3, same_voxel_size, vec
@@ -94,7 +95,7 @@ def open_volume(spec: VolumeSpec, *, cache_bytes: int = 0) -> Volume:
     Raises:
         RunError: It cannot be opened, or its type or extent has changed since.
     """
-    document = json.loads(spec.tensorstore)
+    document = pinning.pinned(json.loads(spec.tensorstore), spec.pinned)
     if document["driver"] in FORMATS:
         document |= {"fill_missing_data_reads": False, "recheck_cached_data": "open"}
     try:
@@ -240,7 +241,9 @@ def _origin(level: Level, axes: tuple[str, ...], located: Located) -> Vec:
 def _described(located: Located, level: Level, size: Vec3, kind: Kind) -> VolumeSpec:
     """Open a level and put down what it is."""
     name = located.name
-    stored = opened(json.loads(level.tensorstore), name)
+    document = json.loads(level.tensorstore)
+    version = pinning.newest(document, name)
+    stored = opened(pinning.pinned(document, version), name)
     axes = _axes(level, located.flags, name)
     _check_shape(stored, axes, name)
     _check_dtype(stored.dtype.name, kind, name)
@@ -267,6 +270,7 @@ def _described(located: Located, level: Level, size: Vec3, kind: Kind) -> Volume
         format=level.format,
         anchor_vx=None if anchor == domain.start else anchor,
         assumed=tuple(what for what, is_so in unstated.items() if is_so),
+        pinned=version,
     )
 
 

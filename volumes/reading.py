@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorstore as ts
 
-from volumes.errors import RunError
+from volumes.errors import DataError, RunError
 from volumes.formats import TS_ERRORS, told
 from volumes.geometry import Box, ChunkGrid, vec
 from volumes.opening import Volume
@@ -35,6 +35,14 @@ LIMIT_BYTES = 8 << 30
 """The most bytes that one call may allocate, unless told otherwise."""
 
 _MISSING = re.compile(r"NOT_FOUND: .*\bis missing\b", re.DOTALL)
+
+# What tells of the chunk, not of the storage: no status at all is an invalid argument, such as
+# bytes that do not decode; a chunk that was replaced since it was read does not fit its generation.
+_OF_THE_DATA = re.compile(
+    r"DATA_LOSS|NOT_FOUND|OUT_OF_RANGE|FAILED_PRECONDITION|INVALID_ARGUMENT"
+    r"|ABORTED.*Generation mismatch|(?![A-Z_]+: )",
+    re.DOTALL,
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -199,7 +207,8 @@ def read_boxes(
         The boxes, in the order of the requests.
 
     Raises:
-        RunError: Storage fails, a chunk is missing where that is an error, or the limit is passed.
+        DataError: A chunk is damaged, or missing where that is an error.
+        RunError: Storage fails, or the limit is passed.
     """
     _check_memory(requests, bytes_in_flight, limit_bytes)
     arrays = [np.zeros(r.box.shape, ts.dtype(r.volume.spec.dtype).numpy_dtype) for r in requests]
@@ -295,7 +304,8 @@ def _read(
         except TS_ERRORS as e:
             absent = _MISSING.match(str(e)) is not None
             if not absent or request.missing == "error":
-                raise RunError(_failure(request, piece.box, e, absent)) from e
+                kind = DataError if _OF_THE_DATA.match(str(e)) else RunError
+                raise kind(_failure(request, piece.box, e, absent)) from e
             result = None
         yield piece, result
 

@@ -83,6 +83,18 @@ class Rows:
         return Rows(**{name: a[index] for name, a in self.arrays().items()})
 
     @classmethod
+    def empty(cls, width: int) -> "Rows":
+        """No rows, of embeddings of a width."""
+        return cls(
+            segment_id=np.zeros(0, np.uint64),
+            node_id=np.zeros(0, np.uint64),
+            position_nm=np.zeros((0, 3)),
+            embedding=np.zeros((0, width), np.float32),
+            mask_voxels=np.zeros(0, np.uint32),
+            crop_digest=np.zeros((0, DIGEST_BYTES), np.uint8),
+        )
+
+    @classmethod
     def concatenated(cls, parts: list["Rows"]) -> "Rows":
         """Several boxes' rows, in the order given; at least one part."""
         return cls(
@@ -127,15 +139,21 @@ class Receipt:
         box: The box's key.
         core: What the box owns of the domain.
         read_box: What was read of image and segmentation for its crops.
-        fingerprint: Digest of the run's identity and the box's own nodes; a second attempt with
+        fingerprint: Digest of the run's recipe and the box's own nodes; a second attempt with
             the same fingerprint is a no-op.
         planned: Nodes of the box.
         committed: Rows of the box.
+        computed: Vectors that were computed for this commit; the other rows kept theirs.
         rejected: (reason, count) pairs, sorted; ``planned = committed + rejected``.
         identities: Digest of the sorted node identities, as in the plan.
+        content: Digest of identities and positions, as in the plan.
         rows_digest: Digest of the rows' bytes.
         image_digest: Digest of the image voxels read.
-        labels_digest: Digest of the segmentation voxels read.
+        labels_digest: Digest of the segment ids read, bodies where a table maps them.
+        image_stamp: Digest of the storage generations of the image's chunks as they were read;
+            None where the storage has none.
+        labels_stamp: The same of the segmentation's chunks.
+        agglomeration: Digest of the table that mapped the segment ids, None for none.
         run: The run that committed it.
     """
 
@@ -145,11 +163,16 @@ class Receipt:
     fingerprint: str
     planned: int
     committed: int
+    computed: int
     rejected: tuple[tuple[str, int], ...]
     identities: str
+    content: str
     rows_digest: str
     image_digest: str
     labels_digest: str
+    image_stamp: str | None
+    labels_stamp: str | None
+    agglomeration: str | None
     run: str
 
     def to_bytes(self) -> bytes:
@@ -173,9 +196,39 @@ class Receipt:
         return _made(cls, body, where)
 
 
-def fingerprint(identity: str, plan_content: str) -> str:
-    """A receipt's fingerprint: the run's identity and the box's own nodes."""
-    return sha256(identity.encode(), plan_content.encode())
+@dataclasses.dataclass(frozen=True, slots=True)
+class Failure:
+    """The durable record that a box is set aside, in the place of its receipt.
+
+    Attributes:
+        box: The box's key.
+        fingerprint: As a receipt's.
+        planned: Nodes of the box, none of which has a row.
+        error: What went wrong, for people.
+        attempts: How often it was tried.
+        run: The run that gave it up.
+    """
+
+    box: str
+    fingerprint: str
+    planned: int
+    error: str
+    attempts: int
+    run: str
+
+    def to_bytes(self) -> bytes:
+        """The document under ``failed/<box>``."""
+        return documents.dump("segclr-failure", 1, dataclasses.asdict(self))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> "Failure":
+        """The failure that ``to_bytes`` wrote."""
+        return _made(cls, documents.load(data, "segclr-failure", 1, where), where)
+
+
+def fingerprint(recipe: str, plan_content: str) -> str:
+    """A receipt's fingerprint: the run's recipe and the box's own nodes."""
+    return sha256(recipe.encode(), plan_content.encode())
 
 
 def _made(cls: type[_T], body: dict[str, Any], where: str) -> _T:

@@ -71,6 +71,8 @@ class VolumeSpec:
             domain's start, where a format begins its chunks.
         assumed: Which of ``axes`` and ``origin`` neither the volume nor the user stated, so that
             the stored order was taken as x, y, z, or the first voxel as voxel 0.
+        pinned: Version of the OCDBT database in which the volume lies, at which it is read; None
+            where it lies in none, or the spec has one.
     """
 
     source: str
@@ -86,6 +88,7 @@ class VolumeSpec:
     format: str
     anchor_vx: Vec | None = None
     assumed: tuple[str, ...] = ()
+    pinned: int | None = None
 
     def __post_init__(self) -> None:
         """Take secrets out, and give the spec its canonical text."""
@@ -145,6 +148,7 @@ class VolumeSpec:
             "format": self.format,
             "anchor_vx": None if self.anchor_vx is None else list(self.anchor_vx),
             "assumed": list(self.assumed),
+            "pinned": self.pinned,
         }
 
     @classmethod
@@ -166,4 +170,5 @@ class VolumeSpec:
             format=document["format"],
             anchor_vx=None if anchor is None else vec(anchor),
             assumed=tuple(document["assumed"]),
+            pinned=document["pinned"],
         )

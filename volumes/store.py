@@ -1,13 +1,15 @@
 """Where embeddings live: a store's documents, generations, runs and published versions.
 
     STORE/store.json                        format, D, lattice (box shape, anchored at voxel 0)
-    STORE/generations/G/manifest.json       a generation: one model, one set of parameters
+    STORE/generations/G/manifest.json       a generation (one model, one set of parameters), and
+                                            what it is being brought to: inputs and nodes
     STORE/generations/G/partitions/I_J_K/   an OCDBT database that owns a block of boxes
     STORE/runs/RUN/                         who ran, what it walked and turned away, how it ended
     STORE/versions/V.json                   published last: each partition's version and digests
+    STORE/agglomerations/D.parquet          tables that map supervoxels to bodies
 
-Everything but the partitions is a small JSON document, written whole; manifests and versions are
-created only where none is.
+Everything but the partitions and the tables is a small JSON document, written whole. Versions are
+created only where none is; a manifest is replaced by the one job that may, which is alone then.
 """
 
 import dataclasses
@@ -21,15 +23,21 @@ from volumes import documents, objects, partition
 from volumes.errors import RequestError, RunError
 from volumes.geometry import ChunkGrid, Vec, vec
 from volumes.partition import Partition
-from volumes.receipts import Receipt, json_digest
+from volumes.receipts import BoxPlan, Failure, Receipt, json_digest
 
 _STORE = ("segclr-store", 1)
 _MANIFEST = ("segclr-manifest", 1)
 _VERSION = ("segclr-version", 1)
 _RUN = ("segclr-run", 1)
 
-# An OCDBT database slows down as it grows, so a partition stays at no more boxes than this.
-PARTITION_BOXES = 1024
+# A block may hold many empty boxes, but its box axis stays of a length that is quickly told.
+PARTITION_BOXES = 64**3
+
+FIRST_GENERATION = "1"
+"""The generation that embed writes; a new model or parameter makes the next."""
+
+# What two versions of the same content have in common.
+_SAME = ("digest", "identity", "failed_boxes", "undone_boxes", "nodes", "unplaced")
 
 # Undone boxes are named up to this number; the rest are counted.
 _NAMED = 100
@@ -44,7 +52,7 @@ class Generation:
         name: The generation's name.
         width: D, the length of an embedding.
         lattice: Shape of a box in voxels, XYZ; cell (0, 0, 0) begins at voxel 0 of the frame.
-        block: Boxes of a partition on each axis, at most 1,024 together.
+        block: Boxes of a partition on each axis, at most 64**3 together.
     """
 
     store: str
@@ -54,7 +62,7 @@ class Generation:
     block: Vec
 
     def __post_init__(self) -> None:
-        """Refuse a block that makes partitions too large to stay quick."""
+        """Refuse a block that is none, or of too many boxes."""
         if min(self.block) < 1 or math.prod(self.block) > PARTITION_BOXES:
             raise ValueError(f"a partition has 1 to {PARTITION_BOXES} boxes, got {self.block}")
 
@@ -128,8 +136,12 @@ class Seal:
         digest: Digest of the boxes' row digests.
         inputs: Digest of the boxes' image and segmentation digests: what was read.
         identities: Digest of the boxes' node identities.
-        undone: Boxes with a plan and no receipt, the first hundred.
+        failed: (box, error) of the boxes that are set aside, the first hundred.
+        failed_boxes: How many those are.
+        failed_nodes: Nodes that they owe.
+        undone: Boxes whose plan has neither a receipt nor a failure, the first hundred.
         undone_boxes: How many those are.
+        undone_nodes: Nodes that they owe.
         unplanned_boxes: Boxes with a receipt and no plan.
     """
 
@@ -142,50 +154,84 @@ class Seal:
     digest: str
     inputs: str
     identities: str
+    failed: tuple[tuple[str, str], ...]
+    failed_boxes: int
+    failed_nodes: int
     undone: tuple[str, ...]
     undone_boxes: int
+    undone_nodes: int
     unplanned_boxes: int
 
 
-def seal(generation: Generation, name: str) -> Seal:
-    """Account for a partition: planned against committed, read from storage alone."""
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Contents:
+    """What a partition says of its boxes at one version of its database.
+
+    Attributes:
+        version: The database's generation number; 0 where there is none.
+        plans: What boxes owe, by key.
+        receipts: What is committed, by key.
+        failures: What is set aside, by key.
+    """
+
+    version: int
+    plans: dict[str, BoxPlan]
+    receipts: dict[str, Receipt]
+    failures: dict[str, Failure]
+
+    def undone(self) -> list[str]:
+        """Planned boxes that have neither a receipt for this plan nor a failure, in order."""
+        left = (b for b, plan in self.plans.items() if not self._settled(b, plan))
+        return sorted(left, key=coordinate_of)
+
+    def _settled(self, box: str, plan: BoxPlan) -> bool:
+        receipt = self.receipts.get(box)
+        if receipt is not None:
+            return receipt.content == plan.content
+        return box in self.failures
+
+
+def contents(generation: Generation, name: str, version: int | None = None) -> Contents:
+    """Read what a partition says of its boxes, at its newest version unless told otherwise.
+
+    Raises:
+        RunError: A document is listed and cannot be read.
+    """
     part = generation.partition(name)
-    version = partition.newest_version(part)
+    version = partition.newest_version(part) if version is None else version
     if version == 0:
-        nothing = json_digest([])
-        return Seal(name, 0, 0, 0, 0, (), nothing, nothing, nothing, (), 0, 0)
-    planned = partition.listed(part, "plan", version)
-    committed = set(partition.listed(part, "receipts", version))
-    nodes = 0
-    for box in planned:
-        plan = partition.read_plan(part, box, version)
-        nodes += plan.nodes if plan else 0
-    receipts = _receipts(part, sorted(committed, key=coordinate_of), version)
-    undone = [box for box in planned if box not in committed]
+        return Contents(0, {}, {}, {})
+    plans = partition.read_all(part, "plan", BoxPlan.from_bytes, version)
+    receipts = partition.read_all(part, "receipts", Receipt.from_bytes, version)
+    failures = partition.read_all(part, "failed", Failure.from_bytes, version)
+    return Contents(version, plans, receipts, failures)
+
+
+def seal(generation: Generation, name: str, version: int | None = None) -> Seal:
+    """Account for a partition: planned against committed, read from storage alone."""
+    found = contents(generation, name, version)
+    plans = found.plans
+    receipts = [found.receipts[b] for b in sorted(found.receipts, key=coordinate_of)]
+    failed = sorted(found.failures.keys() - found.receipts.keys(), key=coordinate_of)
+    undone = found.undone()
     return Seal(
         partition=name,
-        version=version,
+        version=found.version,
         boxes=len(receipts),
-        nodes=nodes,
+        nodes=sum(p.nodes for p in plans.values()),
         rows=sum(r.committed for r in receipts),
         rejected=added(r.rejected for r in receipts),
         digest=json_digest([[r.box, r.rows_digest] for r in receipts]),
         inputs=json_digest([[r.box, r.image_digest, r.labels_digest] for r in receipts]),
         identities=json_digest([[r.box, r.identities] for r in receipts]),
+        failed=tuple((b, found.failures[b].error) for b in failed[:_NAMED]),
+        failed_boxes=len(failed),
+        failed_nodes=sum(plans[b].nodes for b in failed if b in plans),
         undone=tuple(undone[:_NAMED]),
         undone_boxes=len(undone),
-        unplanned_boxes=len(committed - set(planned)),
+        undone_nodes=sum(plans[b].nodes for b in undone),
+        unplanned_boxes=len((found.receipts.keys() | found.failures.keys()) - plans.keys()),
     )
-
-
-def _receipts(part: Partition, boxes: list[str], version: int) -> list[Receipt]:
-    found = []
-    for box in boxes:
-        receipt = partition.read_receipt(part, box, version)
-        if receipt is None:
-            raise RunError(f"{part} lists a receipt of box {box} at version {version} without one")
-        found.append(receipt)
-    return found
 
 
 def added(counts: Iterable[Iterable[tuple[str, int]]]) -> tuple[tuple[str, int], ...]:
@@ -269,26 +315,46 @@ def refuse_other_identity(url: str, generation: str, identity: dict[str, Any]) -
     return True
 
 
-def prepare(generation: Generation, manifest: dict[str, Any]) -> None:
-    """Write the store's and the generation's documents, once.
+def prepare(generation: Generation, manifest: dict[str, Any], *, replace: bool = False) -> None:
+    """Write the store's and the generation's documents.
 
     Args:
         generation: The generation to be written.
-        manifest: The run's manifest; its ``identity`` must be that of a manifest already there.
+        manifest: The run's manifest.
+        replace: Whether it takes the place of another run's; otherwise its ``identity`` must be
+            that of a manifest already there.
     """
     body = {"width": generation.width, "lattice": list(generation.lattice)}
     where = objects.join(generation.store, "store.json")
-    if not objects.create(where, documents.dump(*_STORE, body)):
-        found = documents.load(objects.read(where) or b"", *_STORE, where)
-        if found != body:
-            raise RequestError(
-                f"{objects.redacted(generation.store)} holds embeddings of width "
-                f"{found.get('width')} in boxes of {found.get('lattice')}; this run makes width "
-                f"{generation.width} in boxes of {list(generation.lattice)}: name a new --output"
-            )
+    first = objects.create(where, documents.dump(*_STORE, body))
+    found = body if first else documents.load(objects.read(where) or b"", *_STORE, where)
+    if generation.name == FIRST_GENERATION and found != body:
+        raise RequestError(
+            f"{objects.redacted(generation.store)} holds embeddings of width "
+            f"{found.get('width')} in boxes of {found.get('lattice')}; this run makes width "
+            f"{generation.width} in boxes of {list(generation.lattice)}: name a new --output"
+        )
     where = objects.join(generation.url, "manifest.json")
-    if not objects.create(where, documents.dump(*_MANIFEST, manifest)):
-        refuse_other_identity(generation.store, generation.name, manifest["identity"])
+    document = documents.dump(*_MANIFEST, manifest)
+    if not objects.create(where, document):
+        if replace:
+            objects.write(where, document)
+        else:
+            refuse_other_identity(generation.store, generation.name, manifest["identity"])
+
+
+def current(url: str) -> tuple[str, dict[str, Any] | None]:
+    """The generation that a store is at, and its manifest; the first one's name where none is."""
+    names = generations(url)
+    if not names:
+        return FIRST_GENERATION, None
+    return names[-1], read_manifest(url, names[-1])
+
+
+def generations(url: str) -> list[str]:
+    """Names of a store's generations, in the order in which they were begun."""
+    found = objects.names(objects.join(url, "generations"))
+    return sorted((n[:-1] for n in found if n.endswith("/") and n[:-1].isdigit()), key=int)
 
 
 def new_run() -> str:
@@ -298,7 +364,7 @@ def new_run() -> str:
 
 
 def write_run(store: str, run: str, what: str, body: dict[str, Any]) -> None:
-    """Write one of a run's documents: ``run``, ``unplaced``, ``walked`` or ``summary``."""
+    """Write one of a run's documents: ``run``, ``manifest``, ``walked``, ``summary``, ..."""
     where = objects.join(store, "runs", run, f"{what}.json")
     objects.write(where, documents.dump(f"{_RUN[0]}-{what}", _RUN[1], body))
 
@@ -335,15 +401,18 @@ def latest_version(store: str) -> tuple[int, dict[str, Any]] | None:
 def publish(generation: Generation, seals: list[Seal], body: dict[str, Any]) -> int:
     """Publish the partitions' sealed state as a version, unless the latest says the same.
 
+    It says the same where rows, accounting and identity are the same; what was read may differ.
+
     Args:
         generation: The generation the seals are of.
-        seals: One seal a partition, none of them with an undone box.
-        body: What else the version records: run, inputs, nodes, time.
+        seals: One seal a partition. Partitions without a box are left out.
+        body: What else the version records: run, identity, time, rows without a box.
 
     Returns:
         The number of the version that holds exactly this content.
     """
-    ordered = sorted(seals, key=lambda s: coordinate_of(s.partition))
+    held = [s for s in seals if s.boxes or s.nodes]
+    ordered = sorted(held, key=lambda s: coordinate_of(s.partition))
     content = json_digest([generation.name, [[s.partition, s.digest] for s in ordered]])
     document = {
         **body,
@@ -355,6 +424,10 @@ def publish(generation: Generation, seals: list[Seal], body: dict[str, Any]) -> 
         "nodes": sum(s.nodes for s in ordered),
         "rows": sum(s.rows for s in ordered),
         "rejected": dict(added(s.rejected for s in ordered)),
+        "failed": [f for s in ordered for f in s.failed][:_NAMED],
+        "failed_boxes": sum(s.failed_boxes for s in ordered),
+        "failed_nodes": sum(s.failed_nodes for s in ordered),
+        "undone_boxes": sum(s.undone_boxes for s in ordered),
         "partitions": {
             s.partition: {
                 "version": s.version,
@@ -367,7 +440,7 @@ def publish(generation: Generation, seals: list[Seal], body: dict[str, Any]) -> 
     }
     while True:
         latest = latest_version(generation.store)
-        if latest is not None and latest[1]["digest"] == content:
+        if latest is not None and all(latest[1].get(k) == document.get(k) for k in _SAME):
             return latest[0]
         number = latest[0] + 1 if latest else 1
         where = objects.join(generation.store, "versions", f"{number}.json")

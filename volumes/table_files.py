@@ -1,4 +1,4 @@
-"""CSV and Parquet tables of nodes, one open file at a time.
+"""CSV and Parquet tables of nodes or of other ids, one open file at a time.
 
 Ids are uint64 from the file to the array: a type that may have rounded them is refused, as is a row
 in which they do not parse exactly. Columns other than ``segment_id``, ``node_id``, ``x_nm``,
@@ -9,7 +9,7 @@ node_id of a table without the column.
 import csv
 import io
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -109,15 +109,8 @@ def read_csv(file: File, where: str) -> Iterator[RawNodes]:
         return
     columns = [c for c in (*_IDS, *POSITIONS) if c in rows[0]]
     types = {c: pa.uint64() if c in _IDS else pa.float64() for c in columns}
-    file.seek(0)
     try:
-        batches = pa_csv.open_csv(
-            file,
-            read_options=pa_csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK_BYTES),
-            parse_options=pa_csv.ParseOptions(newlines_in_values=True),
-            convert_options=pa_csv.ConvertOptions(column_types=types, include_columns=columns),
-        )
-        yield from _packed(batches, where, 0)
+        yield from _packed(_csv_batches(file, types), where, 0)
     except pa.ArrowException as e:
         raise RequestError(
             f"{where}: {e} (rows counted from 1, the header). An id is an unsigned 64-bit integer"
@@ -144,6 +137,67 @@ def read_parquet(
         yield from _packed(batches, where, first_row)
     except (pa.ArrowException, OSError) as e:
         raise RequestError(f"{where}: the Parquet file cannot be read: {e}") from e
+
+
+def read_ids(
+    file: File, where: str, names: tuple[str, ...], kind: Literal["csv", "parquet"]
+) -> Iterator[tuple[npt.NDArray[np.uint64], ...]]:
+    """The named columns of a table of any ids, in order, exact; other columns are not read.
+
+    Args:
+        file: The file, at its beginning.
+        where: The file as messages name it.
+        names: The columns.
+        kind: How the table is stored.
+
+    Yields:
+        uint64 ``[n]`` a column.
+
+    Raises:
+        RequestError: It is no such table, a column is missing, is there twice or is of a type that
+            ids do not survive, or a row cannot be read exactly.
+    """
+    table = _parquet(file, where) if kind == "parquet" else None
+    rows = _csv_rows(file, where) if table is None else [table.schema_arrow.names]
+    found = rows[0] if rows else []
+    if any(found.count(c) != 1 for c in names):
+        raise RequestError(
+            f"{where}: found the columns {', '.join(found) or 'none'}, needed are"
+            f" {', '.join(names)}, each once"
+        )
+    if table is not None:
+        for c in names:
+            _check_id_type(c, table.schema_arrow.field(c).type, where)
+    elif len(rows) < 2:
+        return
+    first = 0
+    try:
+        if table is None:
+            batches = _csv_batches(file, dict.fromkeys(names, pa.uint64()))
+        else:
+            batches = table.iter_batches(BATCH_ROWS, columns=list(names), use_threads=False)
+        for batch in batches:
+            yield tuple(_ids(batch.column(c), c, where, first) for c in names)
+            first += batch.num_rows
+    except (pa.ArrowException, OSError) as e:
+        rule = (
+            "rows are counted from 1, the header, and an id is an unsigned 64-bit integer written"
+            " in digits; correct the row"
+            if table is None
+            else "the Parquet file cannot be read whole; write it anew"
+        )
+        raise RequestError(f"{where}: {e} ({rule})") from e
+
+
+def _csv_batches(file: File, types: dict[str, Any]) -> Any:
+    """A reader of record batches: the columns of ``types``, in its order, as these types."""
+    file.seek(0)
+    return pa_csv.open_csv(
+        file,
+        read_options=pa_csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK_BYTES),
+        parse_options=pa_csv.ParseOptions(newlines_in_values=True),
+        convert_options=pa_csv.ConvertOptions(column_types=types, include_columns=list(types)),
+    )
 
 
 def _packed(batches: Iterable[Any], where: str, first_row: int) -> Iterator[RawNodes]:
@@ -198,17 +252,22 @@ def _check_types(schema: Any, where: str) -> None:
     """Refuse Parquet columns that are not integers (ids) or numbers (positions)."""
     for name in (c for c in (*_IDS, *POSITIONS) if c in schema.names):
         kind = schema.field(name).type
-        if name in _IDS and not pa.types.is_integer(kind):
-            raise RequestError(
-                f"{where}: the column {name} is {kind}, ids must be integers: above 2**53 a float"
-                " no longer tells neighbouring ids apart, and a text is not converted; write the"
-                " column as uint64 from where the ids are still exact"
-            )
-        if not pa.types.is_integer(kind) and not pa.types.is_floating(kind):
+        if name in _IDS:
+            _check_id_type(name, kind, where)
+        elif not pa.types.is_integer(kind) and not pa.types.is_floating(kind):
             raise RequestError(
                 f"{where}: the column {name} is {kind}, a position is a number of nm; write the"
                 " column as float64"
             )
+
+
+def _check_id_type(name: str, kind: Any, where: str) -> None:
+    if not pa.types.is_integer(kind):
+        raise RequestError(
+            f"{where}: the column {name} is {kind}, ids must be integers: above 2**53 a float"
+            " no longer tells neighbouring ids apart, and a text is not converted; write the"
+            " column as uint64 from where the ids are still exact"
+        )
 
 
 def _parquet(file: File, where: str) -> Any:
@@ -244,8 +303,8 @@ def _ids(column: Any, name: str, where: str, first_row: int) -> npt.NDArray[np.u
     if column.null_count:
         row = first_row + int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
         raise RequestError(
-            f"{where}: row {row} (counted from 0, without the header) has no {name}, and a node"
-            " without it cannot be told from others; fill it in or remove the row"
+            f"{where}: row {row} (counted from 0, without the header) has no {name}, and a row"
+            " is of no use without it; fill it in or remove the row"
         )
     values = column.to_numpy(zero_copy_only=False)
     if values.dtype.kind == "i" and values.size and values.min() < 0:

@@ -6,7 +6,8 @@ written once; ``build`` makes the graph; ``finish`` reads how the run ended.
 
 from pipelines.embed.config import EmbedConfig
 from pipelines.embed.graph import Result, build, finish, found_complete, prepare
-from pipelines.embed.plan import EmbedPlan, default_box, plan
+from pipelines.embed.plan import EmbedPlan, plan
+from pipelines.embed.resolving import default_box
 
 __all__ = [
     "EmbedConfig",

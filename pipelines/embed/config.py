@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 from transforms.work import MissingImage, MissingSegmentation
 from volumes import objects
@@ -13,6 +14,10 @@ BATCH = 2
 
 READ_MB = 256
 """Decoded megabytes under way at once while a box is read, unless the user says otherwise."""
+
+
+# Fields that name a place.
+_PLACES = ("image", "segmentation", "nodes", "model", "output", "agglomeration")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,6 +43,10 @@ class EmbedConfig:
         missing_segmentation: What a segmentation chunk that is not stored means.
         read_mb: Decoded bytes under way at once while a box is read, in units of 10**6.
         workers: Local processes.
+        agglomeration: Table that maps supervoxels to bodies; None where the segmentation has
+            bodies.
+        retry_failed: Whether boxes that are set aside are done again.
+        scheduled: Whether the run gives way, and counts as done, while another one lives.
     """
 
     image: str
@@ -58,6 +67,9 @@ class EmbedConfig:
     missing_segmentation: MissingSegmentation = "background"
     read_mb: int = READ_MB
     workers: int = 1
+    agglomeration: str | None = None
+    retry_failed: bool = False
+    scheduled: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""
@@ -84,3 +96,27 @@ class EmbedConfig:
                 "string, which would be written into manifests; leave it out and give credentials "
                 "in the environment"
             )
+
+    def to_json(self) -> dict[str, Any]:
+        """The request as it can be made again from anywhere: local paths made absolute."""
+        body = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        body |= {name: body[name] and placed(body[name]) for name in _PLACES}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in body.items()}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> "EmbedConfig":
+        """The request that ``to_json`` wrote."""
+        body: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in document.items()
+        }
+        return cls(**body)
+
+
+def placed(text: str) -> str:
+    """What names an input, with a local path made absolute; anything else as it is."""
+    if text.startswith("@"):
+        return "@" + objects.absolute(text[1:])
+    named = text.partition(":")[0] in ("auto", "untrained")
+    if named or text.lstrip().startswith("{") or "://" in text or "|" in text:
+        return text
+    return objects.absolute(text)

@@ -1,9 +1,6 @@
 """The embed graph, and what is written before and looked at after it; it never sees a runner."""
 
 import dataclasses
-import getpass
-import os
-import socket
 from typing import Any
 
 import apache_beam as beam
@@ -13,7 +10,7 @@ from transforms.accounts import CloseTheRun
 from transforms.boxes import EmbedBoxes, OweBoxes
 from transforms.nodes import GroupNodes
 from transforms.walk import SampleNodes
-from volumes import provenance, store
+from volumes import agglomeration, store
 from volumes.errors import RunError
 from volumes.store import Generation
 
@@ -26,42 +23,42 @@ class Result:
         version: The published version.
         boxes: Boxes committed now.
         boxes_skipped: Boxes found committed.
+        boxes_removed: Boxes removed now, since their nodes have vanished.
         embeddings: Vectors computed now.
         embeddings_total: Rows of the version.
         nodes: Nodes of the boxes, and those without a box.
         rejected: (reason, count) pairs, sorted.
-        bytes_read: Decoded bytes read for the boxes committed now.
+        failed: (box, error) of boxes that are set aside, the first hundred.
+        failed_boxes: How many those are.
+        bytes_read: Decoded bytes read for the boxes that were looked at.
     """
 
     version: int
     boxes: int
     boxes_skipped: int
+    boxes_removed: int
     embeddings: int
     embeddings_total: int
     nodes: int
     rejected: tuple[tuple[str, int], ...]
+    failed: tuple[tuple[str, str], ...]
+    failed_boxes: int
     bytes_read: int
 
 
 def prepare(plan: EmbedPlan, command: str) -> None:
-    """Write the store's documents and register the run, before the first box.
+    """Write the store's documents, before the first box.
 
     Args:
         plan: The plan.
         command: The command line, for the record.
     """
-    store.prepare(plan.work.generation, plan.manifest(command))
-    body = {
-        "job": "embed",
-        "command": command,
-        "identity": plan.work.identity,
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "user": _user(),
-        "started": provenance.now(),
-        "software": provenance.software(),
-    }
-    store.write_run(plan.work.generation.store, plan.work.run, "run", body)
+    generation = plan.work.generation
+    manifest = plan.manifest(command)
+    store.prepare(generation, manifest, replace=plan.replaces)
+    if plan.table is not None:
+        agglomeration.keep(generation.store, plan.table)
+    store.write_run(generation.store, plan.work.run, "manifest", manifest)
 
 
 def build(root: beam.Pipeline, plan: EmbedPlan) -> beam.PCollection:
@@ -100,10 +97,13 @@ def finish(plan: EmbedPlan) -> Result:
         version=outcome["version"],
         boxes=tally["boxes"],
         boxes_skipped=tally["boxes_skipped"],
+        boxes_removed=tally["boxes_removed"],
         embeddings=tally["embeddings"],
         embeddings_total=outcome["embeddings_total"],
         nodes=tally["nodes"] + sum(unplaced.values()),
         rejected=store.added([tuple(tally["rejected"].items()), tuple(unplaced.items())]),
+        failed=tuple((box, error) for box, error in outcome["failed"]),
+        failed_boxes=outcome["failed_boxes"],
         bytes_read=tally["bytes_read"],
     )
 
@@ -118,20 +118,15 @@ def found_complete(plan: EmbedPlan) -> Result:
         version=number,
         boxes=0,
         boxes_skipped=document["boxes"],
+        boxes_removed=0,
         embeddings=0,
         embeddings_total=document["rows"],
         nodes=document["nodes"] + sum(unplaced.values()),
         rejected=(),
+        failed=tuple((box, error) for box, error in document["failed"]),
+        failed_boxes=document["failed_boxes"],
         bytes_read=0,
     )
-
-
-def _user() -> str:
-    """Who runs this; a number where the user has no name, as in many containers."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())
 
 
 def _undone(outcome: dict[str, Any], generation: Generation) -> str:

@@ -6,7 +6,8 @@ beside the peak of a fresh process:
 - Python with Beam, TensorStore and TensorFlow loaded: a constant of the software.
 - the weights, half of them twice: the file's arrays live until they are assigned.
 - what a batch keeps alive in the network, by ``segclr.config.activation_bytes_per_crop``.
-- the voxels of a box: image and segmentation, and the chunks in flight while they are read.
+- the voxels of a box: image and segmentation, and the chunks in flight while they are read; the
+  transaction in which unsharded volumes are read holds all of theirs until the box is in memory.
 - from the second box on, what the C library keeps of freed blocks in the heaps of its threads: up
   to twice a box's arrays and a batch, and no more than a bound, as measured.
 - the sampler's working arrays, a few times a cell's voxels.
@@ -37,7 +38,7 @@ def peak_bytes(work: EmbedWork, occupied: list[int] | None, boxes: int) -> int:
     """
     indices = occupied if occupied else [inner_box(work.grid)]
     arrays = max(_array_bytes(work, i) for i in indices)
-    flying = max(min(work.bytes_in_flight, box_bytes(work, i)) for i in indices)
+    flying = max(_flying_bytes(work, i) for i in indices)
     batch = _batch_bytes(work)
     retained = min(_RETAINED, 2 * (arrays + batch)) if boxes > 1 else 0
     weights = round(_WEIGHTS * work.model.weights_bytes)
@@ -47,6 +48,20 @@ def peak_bytes(work: EmbedWork, occupied: list[int] | None, boxes: int) -> int:
 
 def _array_bytes(work: EmbedWork, index: int) -> int:
     return work.read_box(index).size + work.labels_box(index).size * work.segmentation.itemsize
+
+
+def _flying_bytes(work: EmbedWork, index: int) -> int:
+    """Decoded chunks at once: those a transaction holds to its end, and others in flight."""
+    held = others = 0
+    for volume, box in (
+        (work.image, work.read_box(index)),
+        (work.segmentation, work.labels_box(index)),
+    ):
+        if volume.read_chunk == volume.write_chunk:
+            held += decoded_bytes(volume, box)
+        else:
+            others += decoded_bytes(volume, box)
+    return held + min(work.bytes_in_flight, others)
 
 
 def box_bytes(work: EmbedWork, index: int) -> int:

@@ -1,35 +1,22 @@
 """The plan of an embed run: made from metadata and the nodes, and refused where it cannot work."""
 
 import dataclasses
-import math
-import os
 from typing import Any
 
 from pipelines.embed.config import EmbedConfig
-from pipelines.embed.estimate import Estimate, assumptions, estimate
+from pipelines.embed.estimate import Estimate, assumptions
+from pipelines.embed.resolving import resolved
 from pipelines.text import bytes_text, shape_text
-from segclr.errors import ModelError
-from segclr.model import ModelSpec, resolve_model
-from segclr.sampler import DEFAULT_SPACING_NM, NAME, VERSION, check_domain
-from segclr.skeletons import thin
+from segclr.sampler import NAME, VERSION
 from transforms.work import EmbedWork
-from volumes import objects, provenance, store, tables
-from volumes.errors import RequestError
-from volumes.geometry import Box, ChunkGrid, Vec, Vec3, same_voxel_size, vec
-from volumes.opening import resolve_volume, shared_domain
-from volumes.receipts import json_digest
+from volumes import objects, provenance, store
+from volumes.agglomeration import Table
+from volumes.geometry import Vec3, same_voxel_size
+from volumes.opening import open_volume
+from volumes.snapshots import Guard, guard
 from volumes.spec import VolumeSpec
-from volumes.store import Generation
-from volumes.survey import Survey, check_inside, survey
+from volumes.survey import Survey
 from volumes.tables import NodeSource
-
-GENERATION = "1"
-"""The generation that embed writes."""
-
-_BLOCK: Vec = (8, 8, 8)
-_SMALLEST_BOX = 128
-_LARGEST_BOX = 512
-_AUTO = "auto"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -43,8 +30,10 @@ class EmbedPlan:
         survey: What the given nodes are, or None.
         estimate: What it will cost.
         identity: What makes this run this run, a flat JSON object.
+        table: The agglomeration table, to be kept in the store; None for none.
         resuming: Whether the store holds this very run already.
         complete: Number and document of the version that has all of it, or None.
+        replaces: Whether its manifest takes the place of another run's.
     """
 
     config: EmbedConfig
@@ -53,8 +42,10 @@ class EmbedPlan:
     survey: Survey | None
     estimate: Estimate
     identity: dict[str, Any]
+    table: Table | None
     resuming: bool
     complete: tuple[int, dict[str, Any]] | None
+    replaces: bool = False
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -84,10 +75,13 @@ class EmbedPlan:
         work = self.work
         return {
             "job": "embed",
+            "request": self.config.to_json(),
             "identity": self.identity,
             "generation": work.generation.to_json() | {"store": ""},
             "image": work.image.to_json(),
             "segmentation": work.segmentation.to_json(),
+            "agglomeration": work.agglomeration and work.agglomeration.to_json(),
+            "guards": {"image": _guard(work.image), "segmentation": _guard(work.segmentation)},
             "grid": work.grid.to_json(),
             "halo": list(work.halo),
             "nodes": _nodes_json(self.source, work.spacing_nm),
@@ -154,168 +148,48 @@ def plan(config: EmbedConfig) -> EmbedPlan:
     Raises:
         RequestError: The request cannot work, with the reason and the remedy.
     """
-    image = _volume(config, config.image, "image")
-    segmentation = _volume(config, config.segmentation, "segmentation")
-    domain = shared_domain(image, segmentation)
-    model = _model(config)
-    box = config.box or default_box(image.read_chunk, segmentation.read_chunk)
-    halo = _halo(config, model)
-    grid = ChunkGrid(domain, box)
-    source, spacing_nm = _nodes(config, domain, image.voxel_size_nm)
-    identity = {
-        "image": image.where(),
-        "image_origin_vx": list(image.origin_vx),
-        "segmentation": segmentation.where(),
-        "segmentation_origin_vx": list(segmentation.origin_vx),
-        "voxel_size_nm": list(image.voxel_size_nm),
-        "nodes": _nodes_identity(source, spacing_nm),
-        "model": model.fingerprint,
-        "batch": model.batch,
-        "input_size": model.input_size,
-        "box": list(box),
-        "halo": list(halo),
-        "missing_image": config.missing_image,
-        "missing_segmentation": config.missing_segmentation,
-    }
     output = objects.absolute(config.output)
-    work = EmbedWork(
-        image=image,
-        segmentation=segmentation,
-        grid=grid,
-        generation=Generation(output, GENERATION, model.embedding_width, box, _BLOCK),
-        model=model,
-        identity=json_digest(identity),
-        run=store.new_run(),
-        halo=halo,
-        missing_image=config.missing_image,
-        missing_segmentation=config.missing_segmentation,
-        spacing_nm=spacing_nm,
-        bytes_in_flight=config.read_mb * 10**6,
-    )
-    found = _survey(source, grid, image.voxel_size_nm)
-    cost = estimate(work, found)
-    _refuse_too_large(cost, config.workers)
-    resuming = store.refuse_other_identity(output, GENERATION, identity)
-    complete = _complete(output, work.identity) if resuming else None
-    return EmbedPlan(config, work, source, found, cost, identity, resuming, complete)
-
-
-def default_box(image_chunk: Vec, segmentation_chunk: Vec) -> Vec:
-    """A common multiple of the read chunks, at least 128 and, where that goes, at most 512 a side.
-
-    Chunks whose common multiple is larger than that share no useful box; a multiple of the larger
-    chunk is taken then.
-    """
-
-    def side(a: int, b: int) -> int:
-        unit = math.lcm(a, b)
-        if unit > _LARGEST_BOX:
-            unit = max(a, b)
-        return unit * -(-_SMALLEST_BOX // unit)
-
-    return vec(side(a, b) for a, b in zip(image_chunk, segmentation_chunk, strict=True))
-
-
-def _volume(config: EmbedConfig, volume: str, kind: Any) -> VolumeSpec:
-    return resolve_volume(
-        volume,
-        kind=kind,
-        scale=config.scale,
-        voxel_size_nm=config.voxel_size_nm,
-        origin_vx=config.origin_vx,
-        axes=config.axes,
+    name, standing = store.current(output)
+    found = resolved(config, name, standing)
+    resuming = store.refuse_other_identity(output, name, found.identity)
+    work = _continued(found.work, standing) if standing is not None else found.work
+    complete = _complete(output, work.identity, config.retry_failed) if resuming else None
+    return EmbedPlan(
+        config,
+        work,
+        found.source,
+        found.survey,
+        found.estimate,
+        found.identity,
+        found.table,
+        resuming,
+        complete,
     )
 
 
-def _model(config: EmbedConfig) -> ModelSpec:
-    try:
-        return resolve_model(config.model, batch=config.batch, input_size=config.input_size)
-    except ModelError as e:
-        asked = f"--model {objects.redacted(config.model)} --batch {config.batch}"
-        if config.input_size is not None:
-            asked += f" --input-size {config.input_size}"
-        raise RequestError(f"{asked}: {e}") from e
+def _continued(work: EmbedWork, standing: dict[str, Any]) -> EmbedWork:
+    """The work of an unfinished run, which reads its inputs at the versions that it began with."""
+    image = dataclasses.replace(work.image, pinned=standing["image"]["pinned"])
+    segmentation = dataclasses.replace(work.segmentation, pinned=standing["segmentation"]["pinned"])
+    return dataclasses.replace(work, image=image, segmentation=segmentation)
 
 
-def _halo(config: EmbedConfig, model: ModelSpec) -> Vec:
-    needed = model.input_size // 2
-    if config.halo is None:
-        return (needed, needed, needed)
-    if min(config.halo) < needed:
-        raise RequestError(
-            f"--halo {','.join(map(str, config.halo))} is smaller than {needed}: a crop of "
-            f"{model.input_size} voxels reaches {needed} beyond its node, and what is not read "
-            f"would be black; give at least {needed},{needed},{needed}, or leave the flag out"
-        )
-    return config.halo
-
-
-def _nodes(
-    config: EmbedConfig, domain: Box, voxel_size_nm: Vec3
-) -> tuple[NodeSource | None, float | None]:
-    """The given nodes, or the spacing of sampled ones."""
-    kind, colon, text = config.nodes.partition(":")
-    if kind != _AUTO:
-        return tables.resolve_nodes(config.nodes, config.spacing_nm), None
-    if config.spacing_nm is not None:
-        raise RequestError(
-            f"--spacing-nm {config.spacing_nm:g} thins given skeletons, and --nodes {config.nodes} "
-            f"samples its own sites; give the spacing as --nodes auto:{config.spacing_nm:g}"
-        )
-    spacing_nm = _spacing(config.nodes, text) if colon else DEFAULT_SPACING_NM
-    try:
-        check_domain(domain, voxel_size_nm, spacing_nm)
-    except ValueError as e:
-        raise RequestError(f"--nodes {config.nodes}: {e}") from e
-    return None, spacing_nm
-
-
-def _spacing(nodes: str, text: str) -> float:
-    """The spacing behind ``auto:``."""
-    try:
-        return float(text)
-    except ValueError as e:
-        raise RequestError(
-            f"--nodes {nodes}: {text!r} is no spacing; after auto: stands the edge of the "
-            f"sampler's cells in nm, as in auto:{DEFAULT_SPACING_NM:g}"
-        ) from e
-
-
-def _nodes_identity(source: NodeSource | None, spacing_nm: float | None) -> str:
-    if source is None:
-        return f"{NAME} {VERSION} at {spacing_nm!r} nm"
-    thinned = "" if source.spacing_nm is None else f" thinned to {source.spacing_nm!r} nm"
-    return f"{source.kind} {source.digest}{thinned}"
+def _guard(spec: VolumeSpec) -> Guard:
+    return guard(open_volume(spec))
 
 
 def _nodes_json(source: NodeSource | None, spacing_nm: float | None) -> dict[str, Any]:
     if source is not None:
         return source.to_json()
-    return {"kind": _AUTO, "sampler": NAME, "sampler_version": VERSION, "spacing_nm": spacing_nm}
+    return {"kind": "auto", "sampler": NAME, "sampler_version": VERSION, "spacing_nm": spacing_nm}
 
 
-def _survey(source: NodeSource | None, grid: ChunkGrid, voxel_size_nm: Vec3) -> Survey | None:
-    if source is None:
-        return None
-    found = survey(source, grid.domain, voxel_size_nm, grid, thin)
-    check_inside(found, grid.domain, voxel_size_nm)
-    return found
-
-
-def _refuse_too_large(cost: Estimate, workers: int) -> None:
-    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if cost.peak_bytes * workers > have:
-        raise RequestError(
-            f"{workers} worker(s) of about {bytes_text(cost.peak_bytes)} do not fit into the "
-            f"{bytes_text(have)} of this machine; take a smaller --box, a smaller --batch or fewer "
-            "--workers"
-        )
-
-
-def _complete(output: str, identity: str) -> tuple[int, dict[str, Any]] | None:
-    """The latest version, where it holds all of this run."""
+def _complete(output: str, identity: str, retry_failed: bool) -> tuple[int, dict[str, Any]] | None:
+    """The latest version, where it holds all of this run, or all but what is set aside."""
     latest = store.latest_version(output)
-    return latest if latest is not None and latest[1].get("identity") == identity else None
+    if latest is None or latest[1].get("identity") != identity or latest[1]["undone_boxes"]:
+        return None
+    return None if retry_failed and latest[1]["failed_boxes"] else latest
 
 
 def _nm(size: Vec3) -> str:

@@ -71,6 +71,8 @@ def served(folder: pathlib.Path, stall: str | None = None) -> Iterator[Served]:
             for name, value in headers:
                 self.send_header(name, value)
             self.end_headers()
+            if self.command == "HEAD":
+                return
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 self.wfile.write(body)
 

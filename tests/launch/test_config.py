@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from launch.cli import main
 from launch.config_file import config_words
-from launch.flags import JOBS, UsageError, flag_names, job_parser, spelled
+from launch.flags import JOBS
+from launch.parsers import UsageError, flag_names, job_parser, spelled
 from launch.runner import _beam_parser
 from tests.launch import place
 from tests.launch.place import last_json

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 import pathlib
 import pickle
 
@@ -10,12 +11,13 @@ import pytest
 from pipelines import embed
 from tests.pipelines import embed_case
 from tests.pipelines.embed_case import SIZE_NM, Case, direct, rows_by_node, run
-from transforms import boxes, walk
+from transforms import boxes, ranges, walk
 from transforms.accounts import CloseTheRun
 from transforms.boxes import EmbedBoxes, OweBoxes
 from transforms.nodes import GroupNodes
 from transforms.work import EmbedWork
-from volumes import partition, store
+from volumes import commits, partition, store
+from volumes.commits import Change
 from volumes.errors import RequestError, RunError
 from volumes.geometry import Box, ChunkGrid
 from volumes.receipts import Receipt
@@ -194,13 +196,14 @@ def test_a_sampled_run_goes_on_where_it_stopped(case: Case, tmp_path, monkeypatc
     plan = embed.plan(config)
     real, seen = boxes.embed_box, []
 
-    def failing(work: EmbedWork, encoder, box):
+    def failing(work: EmbedWork, load, box, prior_rows):
         if len(seen) == 3:
             raise RunError("the power went")
         seen.append(box.index)
-        return real(work, encoder, box)
+        return real(work, load, box, prior_rows)
 
     monkeypatch.setattr(boxes, "embed_box", failing)
+    monkeypatch.setattr(boxes, "COMMIT_BOXES", 1)
     with pytest.raises(RunError, match="the power went"):
         run(plan)
     monkeypatch.undo()
@@ -226,9 +229,13 @@ def test_ranges_hold_each_box_once() -> None:
     generation = store.Generation("s", "1", 8, (16, 16, 16), (2, 3, 2))
     found = [
         i
-        for r in walk.ranges(from_grid, generation)
-        for i in walk.boxes_of(from_grid, generation, r)
+        for r in ranges.ranges(from_grid, generation)
+        for i in ranges.boxes_of(from_grid, generation, r)
     ]
+    assert all(
+        i in ranges.boxes_of(from_grid, generation, ranges.range_of(from_grid, generation, i))
+        for i in found
+    )
     assert sorted(found) == list(range(from_grid.size))
     names = {generation.partition_name(from_grid.coordinate(i)) for i in found}
     assert len(names) == generation.blocks(from_grid).size
@@ -241,28 +248,30 @@ def test_an_attempt_that_is_repeated_writes_nothing_new(case: Case, done) -> Non
     before = partition.newest_version(where)
     rows = partition.read_rows(where, local)
     late = dataclasses.replace(receipt, run="a zombie")
-    assert partition.commit_box(where, local, rows, late) == receipt
+    assert commits.commit_boxes(where, [Change(local, late.box, late, rows)]) == [receipt]
     assert partition.newest_version(where) == before
 
 
 def test_a_retrying_runner_commits_each_box_once(case: Case, done, tmp_path, monkeypatch) -> None:
-    newest_after_one_run = partition.newest_version(done[0].work.generation.partition("0_0_0"))
     plan = embed.plan(case.config(str(tmp_path / "store")))
-    real, attempts = partition.commit_box, []
+    real, attempts = commits.commit_boxes, []
 
-    def lost_answer(where, local, rows, receipt):
-        attempts.append(receipt.box)
-        stands = real(where, local, rows, receipt)
+    def lost_answer(where, changes, epoch):
+        attempts.append([c.box for c in changes])
+        stands = real(where, changes, epoch)
         if len(attempts) in (2, 5):
             raise OSError("the answer was lost")
         return stands
 
-    monkeypatch.setattr(partition, "commit_box", lost_answer)
+    monkeypatch.setattr(commits, "commit_boxes", lost_answer)
+    monkeypatch.setattr(boxes, "COMMIT_BOXES", 4)
     run(plan, options=["--runner=BundleBasedDirectRunner"])
-    # The bundle ran three times; each box was committed once: a version each, and one for the plan.
-    assert len(attempts) == 2 + 3 + plan.estimate.boxes
+    # The bundle ran three times, and each box was committed once: a version of the database for
+    # each commit that wrote, and one for the plan.
+    each = math.ceil(plan.estimate.boxes / 4)
+    assert len(attempts) == 2 + 3 + each
     newest = partition.newest_version(plan.work.generation.partition("0_0_0"))
-    assert newest == newest_after_one_run
+    assert newest == 1 + 1 + each
     embed.finish(plan)
     assert rows_by_node(plan.work.generation.store) == rows_by_node(done[0].work.generation.store)
 
@@ -313,12 +322,12 @@ def test_step_names_stay(case: Case, tmp_path) -> None:
     names = {t.unique_name for t in pipeline.to_runner_api().components.transforms.values()}
     assert {
         "Nodes/ReadNodes",
-        "Nodes/GroupByBox",
+        "Nodes/GroupByRange",
         "Owe/CommitPlans",
-        "Embed/SkipCommitted",
+        "Embed/ReviewBox",
         "Embed/ReadBox",
         "Embed/EncodeBox",
-        "Embed/CommitBox",
+        "Embed/CommitBoxes",
         "Close/SealPartition",
         "Close/CloseRun",
     } <= names

@@ -10,14 +10,17 @@ from segclr.encoder import Encoder
 from segclr.errors import ModelError
 from segclr.model import resolve_model
 from segclr.nodes import Nodes
-from transforms import work as work_module
-from transforms.accounts import SumReceipts, SumWalks, Tally, WalkTotal
+from transforms import embedding
+from transforms.accounts import SumDone, SumWalks, Tally, WalkTotal
+from transforms.embedding import check_image
 from transforms.nodes import place_nodes
 from transforms.walk import Walked
-from transforms.work import BoxInput, BoxNodes, Done, EmbedWork, check_labels, embed_box
-from volumes.errors import RunError
+from transforms.work import BoxInput, BoxNodes, Done, EmbedWork, check_labels
+from volumes.commits import Change, standing_digest
+from volumes.errors import DataError, RunError
 from volumes.geometry import Box, ChunkGrid
 from volumes.reading import Part, Subvolume
+from volumes.receipts import Failure, Receipt, Rows
 from volumes.spec import VolumeSpec
 from volumes.store import Generation
 
@@ -50,6 +53,7 @@ def work() -> EmbedWork:
         generation=Generation("store", "1", 4, (16, 16, 16), (2, 2, 2)),
         model=resolve_model(f"untrained:width=2,input={SIZE},embedding=4"),
         identity="identity",
+        recipe="recipe",
         run="run",
         halo=(8, 8, 8),
         missing_image="error",
@@ -78,7 +82,25 @@ def box_input(work: EmbedWork, nodes: Nodes, missing: tuple[Box, ...] = ()) -> B
     labels[10:] = 7
     image = np.full(box.shape, 50, np.uint8)
     image[10:] = 90
-    return BoxInput(0, nodes, Subvolume(box, image, box, labels, missing, (), 1234))
+    voxels = Subvolume(box, image, box, labels, missing, (), 1234)
+    return BoxInput(0, nodes, None, voxels, "image stamp", None, None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+    rows: Rows
+    receipt: Receipt
+    bytes_read: int
+
+
+def embed_box(work: EmbedWork, encoder: Encoder, box: BoxInput) -> Embedded:
+    """What becomes of a box that is not committed yet."""
+    output = embedding.embed_box(work, lambda: encoder, box, lambda: None)
+    change = output.change
+    assert change.rows is not None
+    assert change.receipt is not None
+    assert change.replaces is None
+    return Embedded(change.rows, change.receipt, output.bytes_read)
 
 
 def nodes(*rows: tuple[int, int, float, float, float]) -> Nodes:
@@ -125,31 +147,31 @@ def test_a_box_of_rejected_nodes_has_a_receipt_and_no_rows(work: EmbedWork) -> N
     assert output.rows.crop_digest.shape == (0, 16)
 
 
-def test_the_fingerprint_is_of_the_identity_and_the_boxs_nodes(work: EmbedWork) -> None:
+def test_the_fingerprint_is_of_the_recipe_and_the_boxs_nodes(work: EmbedWork) -> None:
     def fingerprint(work: EmbedWork, *rows) -> str:
         return embed_box(
             work, mean_encoder(work), box_input(work, nodes(*rows))
         ).receipt.fingerprint
 
     one, other = (7, 1, 80.0, 8.0, 8.0), (7, 1, 88.0, 8.0, 8.0)
-    same = dataclasses.replace(work, run="another", bytes_in_flight=1)
+    same = dataclasses.replace(work, run="another", bytes_in_flight=1, identity="elsewhere")
     assert fingerprint(work, one) == fingerprint(same, one)
     assert fingerprint(work, one) != fingerprint(work, other)
-    assert fingerprint(work, one) != fingerprint(dataclasses.replace(work, identity="i"), one)
+    assert fingerprint(work, one) != fingerprint(dataclasses.replace(work, recipe="i"), one)
 
 
 def test_a_missing_image_chunk_matters_under_a_mask_alone(work: EmbedWork) -> None:
     given = nodes((7, 3, 120.0, 40.0, 40.0))
     away, under = Box((0, 0, 0), (8, 8, 8)), Box((16, 0, 0), (24, 8, 8))
-    assert len(embed_box(work, mean_encoder(work), box_input(work, given, (away,))).rows) == 1
+    check_image(work, box_input(work, given, (away,)))
     with pytest.raises(
-        RunError,
+        DataError,
         match=r"box 0_0_0 \[0:16, 0:16, 0:16\): the image chunk \[16:24, 0:8, 0:8\) of em.zarr is "
         r"not stored, and node 3 of segment 7 has its mask there.*--missing-image zero",
     ):
-        embed_box(work, mean_encoder(work), box_input(work, given, (away, under)))
+        check_image(work, box_input(work, given, (away, under)))
     zero = dataclasses.replace(work, missing_image="zero")
-    assert len(embed_box(zero, mean_encoder(zero), box_input(zero, given, (under,))).rows) == 1
+    check_image(zero, box_input(zero, given, (under,)))
 
 
 def test_missing_segmentation_is_background_or_an_error(work: EmbedWork) -> None:
@@ -157,7 +179,7 @@ def test_missing_segmentation_is_background_or_an_error(work: EmbedWork) -> None
     part = Part(box, np.zeros(box.shape, np.uint64), (Box((0, 0, 0), (8, 8, 8)),), 0)
     check_labels(work, 0, part)
     strict = dataclasses.replace(work, missing_segmentation="error")
-    with pytest.raises(RunError, match=r"1 chunks of seg.zarr are not stored, the first at \[0:8"):
+    with pytest.raises(DataError, match=r"1 chunks of seg.zarr are not stored, the first at \[0:8"):
         check_labels(strict, 0, part)
 
 
@@ -171,7 +193,7 @@ def test_vectors_that_are_no_numbers_are_an_error_of_their_box(work: EmbedWork) 
 def test_crops_are_cut_as_they_are_encoded(work: EmbedWork, monkeypatch) -> None:
     """No more crops are alive at once than two batches have."""
     given = nodes(*((7, i, 88.0 + 8 * (i % 10), 40.0, 40.0) for i in range(40)))
-    real, cut, encoded, ahead = work_module.iter_crops, [], [], []
+    real, cut, encoded, ahead = embedding.iter_crops, [], [], []
 
     def watched(*args):
         for crop in real(*args):
@@ -185,7 +207,7 @@ def test_crops_are_cut_as_they_are_encoded(work: EmbedWork, monkeypatch) -> None
         encoded.extend([1] * len(pixels))
         return np.zeros((len(pixels), 4), np.float32)
 
-    monkeypatch.setattr(work_module, "iter_crops", watched)
+    monkeypatch.setattr(embedding, "iter_crops", watched)
     rows = embed_box(work, Encoder(encoder.spec, counting), box_input(work, given)).rows
     assert len(rows) == 40
     assert max(ahead) <= 2 * work.model.batch
@@ -218,8 +240,17 @@ def test_nodes_are_placed_in_the_box_of_their_voxel(work: EmbedWork) -> None:
 def test_receipts_add_up_in_any_order_and_grouping(work: EmbedWork) -> None:
     given = [nodes((7, i, 120.0, 40.0, 40.0), (0, i, 8.0, 8.0, 8.0)) for i in range(5)]
     outputs = [embed_box(work, mean_encoder(work), box_input(work, n)) for n in given]
-    done = [Done(o.receipt, i == 0, 0 if i == 0 else o.bytes_read) for i, o in enumerate(outputs)]
-    combine = SumReceipts()
+    done = [
+        Done(o.receipt.box, o.receipt, i == 0, 0 if i == 0 else o.bytes_read)
+        for i, o in enumerate(outputs)
+    ]
+    failure = Failure("1_0_0", "f", 7, "an error", 3, "run")
+    done += [
+        Done("1_0_0", failure, False),
+        Done("2_0_0", failure, True),
+        Done("3_0_0", None, False),
+    ]
+    combine = SumDone()
 
     def total(*groups: list[Done]) -> Tally:
         sums = []
@@ -230,7 +261,16 @@ def test_receipts_add_up_in_any_order_and_grouping(work: EmbedWork) -> None:
             sums.append(tally)
         return combine.extract_output(combine.merge_accumulators(sums))
 
-    expected = Tally(4, 1, 4, 10, (("background", 4),), 4 * 1234)
+    expected = Tally(
+        boxes=4,
+        boxes_skipped=2,
+        boxes_failed=1,
+        boxes_removed=1,
+        embeddings=4,
+        nodes=10 + 14,
+        rejected=(("background", 4),),
+        bytes_read=4 * 1234,
+    )
     assert total(done) == total(done[3:], done[:3]) == total(*[[d] for d in reversed(done)])
     assert total(done) == expected
 
@@ -249,3 +289,64 @@ def test_boxes_with_nodes_travel(work: EmbedWork) -> None:
     back = pickle.loads(pickle.dumps(box))
     assert back.index == 3
     assert back.nodes == box.nodes
+
+
+def again(work: EmbedWork, first: Embedded, box: BoxInput) -> tuple[Change, list[int]]:
+    """What becomes of a box that is committed, and how many crops went through the network."""
+    encoded: list[int] = []
+
+    def forward(pixels: np.ndarray) -> np.ndarray:
+        encoded.append(len(pixels))
+        return mean_encoder(work).encode_batch(pixels)
+
+    committed = dataclasses.replace(box, prior=first.receipt)
+    encoder = Encoder(work.model, forward)
+    output = embedding.embed_box(work, lambda: encoder, committed, lambda: first.rows)
+    assert output.change.replaces == standing_digest(first.receipt)
+    return output.change, encoded
+
+
+def test_what_reads_the_same_keeps_its_rows_and_gets_new_stamps(work: EmbedWork) -> None:
+    box = box_input(work, nodes((7, 1, 120.0, 40.0, 40.0)))
+    first = embed_box(work, mean_encoder(work), box)
+    moved = dataclasses.replace(box, image_stamp="written again")
+    later = dataclasses.replace(work, run="later")
+    change, encoded = again(later, first, moved)
+    assert (change.rows, encoded) == (None, [])
+    assert change.receipt == dataclasses.replace(
+        first.receipt, image_stamp="written again", computed=0, run="later"
+    )
+
+
+def test_only_crops_that_differ_are_encoded_again(work: EmbedWork) -> None:
+    given = nodes((7, 1, 144.0, 40.0, 40.0), (2**63 + 5, 2, 0.0, 40.0, 40.0))
+    box = box_input(work, given)
+    first = embed_box(work, mean_encoder(work), box)
+    assert first.receipt.computed == 2
+    # A voxel that only the crop of node 1 shows: segment 7, beyond the reach of node 2.
+    box.subvolume.image[20, 5, 5] = 91
+    change, encoded = again(work, first, box)
+    assert encoded == [work.model.batch]
+    assert change.receipt is not None
+    assert change.rows is not None
+    assert (change.receipt.computed, change.receipt.committed) == (1, 2)
+    assert change.rows.digest() == embed_box(work, mean_encoder(work), box).rows.digest()
+    # And one that no crop shows: another segment's, for node 1; out of reach, for node 2.
+    box.subvolume.image[9, 5, 5] = 91
+    change, encoded = again(work, Embedded(change.rows, change.receipt, 0), box)
+    assert encoded == []
+    assert change.receipt is not None
+    assert change.receipt.computed == 0
+    assert change.rows is not None
+
+
+def test_a_node_that_is_renamed_or_new_takes_the_vector_of_its_crop(work: EmbedWork) -> None:
+    one = box_input(work, nodes((7, 1, 144.0, 40.0, 40.0)))
+    first = embed_box(work, mean_encoder(work), one)
+    renamed = box_input(work, nodes((7, 8, 144.0, 40.0, 40.0), (7, 9, 136.0, 40.0, 40.0)))
+    change, encoded = again(work, first, renamed)
+    assert encoded == [work.model.batch]
+    assert change.receipt is not None
+    assert change.receipt.computed == 1
+    assert change.rows is not None
+    assert change.rows.digest() == embed_box(work, mean_encoder(work), renamed).rows.digest()

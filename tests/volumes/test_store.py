@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tests.volumes.test_partition import make_rows, plan_of, receipt_of
-from volumes import documents, objects, partition, store
+from volumes import commits, documents, objects, store
+from volumes.commits import Change
 from volumes.embeddings import EmbeddingStore
 from volumes.errors import RequestError, RunError
 from volumes.geometry import Box, ChunkGrid
@@ -25,8 +26,8 @@ def manifest(generation: Generation, **identity) -> dict:
 def commit(generation: Generation, box: str, n: int, seed: int = 0):
     part, local = generation.place(store.coordinate_of(box))
     rows = make_rows(n, seed)
-    partition.plan_boxes(part, [plan_of(box, n)])
-    partition.commit_box(part, local, rows, receipt_of(box, rows))
+    commits.plan_boxes(part, [plan_of(box, n)])
+    commits.commit_boxes(part, [Change(local, box, receipt_of(box, rows), rows)])
     return rows
 
 
@@ -55,8 +56,8 @@ def test_boxes_have_one_place_in_one_partition(generation: Generation) -> None:
 
 
 def test_a_partition_of_too_many_boxes_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"1 to 1024 boxes, got \(16, 16, 16\)"):
-        Generation("s", "1", 4, (8, 8, 8), (16, 16, 16))
+    with pytest.raises(ValueError, match=r"1 to 262144 boxes, got \(64, 64, 65\)"):
+        Generation("s", "1", 4, (8, 8, 8), (64, 64, 65))
 
 
 def test_a_version_is_read_back_by_box_by_segment_and_whole(generation: Generation) -> None:
@@ -105,7 +106,7 @@ def test_equal_content_is_not_published_twice(generation: Generation) -> None:
 def test_what_is_owed_and_not_committed_is_named(generation: Generation) -> None:
     filled(generation)
     part, _ = generation.place((1, 0, 0))
-    partition.plan_boxes(part, [plan_of("1_0_0", 4)])
+    commits.plan_boxes(part, [plan_of("1_0_0", 4)])
     sealed = store.seal(generation, "0_0_0")
     assert (sealed.undone, sealed.undone_boxes) == (("1_0_0",), 1)
     assert (sealed.boxes, sealed.nodes, sealed.rows) == (2, 7, 3)
@@ -119,7 +120,7 @@ def test_another_identity_is_refused_and_named(generation: Generation) -> None:
         store.refuse_other_identity(generation.store, "1", IDENTITY | {"image": "b", "model": "m"})
     with pytest.raises(RequestError, match="belongs to another run"):
         store.prepare(generation, manifest(generation, image="b"))
-    wider = Generation(generation.store, "2", 5, (8, 8, 8), (2, 2, 2))
+    wider = Generation(generation.store, "1", 5, (8, 8, 8), (2, 2, 2))
     with pytest.raises(RequestError, match="holds embeddings of width 4 .* makes width 5"):
         store.prepare(wider, manifest(wider))
 
