@@ -5,6 +5,7 @@ without a table in between. Those of the jobs that look after a store are in ``s
 """
 
 import argparse
+from typing import Any
 
 from launch.parsers import Job, Parser, cube, floats, integer, integers, number, scheduled
 from launch.store_flags import STORE_JOBS
@@ -55,7 +56,8 @@ def _ingest(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _embed(parser: argparse.ArgumentParser) -> None:
+def _inputs(parser: argparse.ArgumentParser) -> Any:
+    """What embed and reprocess read; gives the group."""
     group = parser.add_argument_group("what to read")
     group.add_argument(
         "--image",
@@ -85,23 +87,11 @@ def _embed(parser: argparse.ArgumentParser) -> None:
         metavar="X,Y,Z",
         help="voxel size in nm that picks a level of multiscale volumes",
     )
-    group.add_argument(
-        "--voxel-size",
-        dest="voxel_size_nm",
-        type=floats,
-        metavar="X,Y,Z",
-        help="voxel size in nm, where a volume states none",
-    )
-    group.add_argument(
-        "--origin",
-        dest="origin_vx",
-        type=integers,
-        metavar="X,Y,Z",
-        help="frame coordinate of the first voxel, where a volume states none",
-    )
-    group.add_argument(
-        "--axes", metavar="xyz", help="stored axes, where a volume states none (default xyz)"
-    )
+    return group
+
+
+def _computing(parser: argparse.ArgumentParser, config: dict[str, Any]) -> None:
+    """What embed and reprocess compute; ``config`` has the defaults, none for reprocess."""
     group = parser.add_argument_group("what to compute")
     group.add_argument(
         "--model",
@@ -111,7 +101,7 @@ def _embed(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--batch",
         type=integer,
-        default=2,
+        default=config.get("batch"),
         metavar="N",
         help="crops a batch, at least 2 (default 2); part of a run's identity",
     )
@@ -136,21 +126,51 @@ def _embed(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--missing-image",
         choices=("error", "zero"),
-        default="error",
+        default=config.get("missing_image"),
         help="what an absent image chunk is under a mask (default error)",
     )
     group.add_argument(
         "--missing-segmentation",
         choices=("background", "error"),
-        default="background",
+        default=config.get("missing_segmentation"),
         help="what an absent segmentation chunk is (default background)",
     )
     group.add_argument(
         "--read-mb",
         type=integer,
-        default=256,
+        default=config.get("read_mb"),
         metavar="MB",
         help="decoded bytes under way at once while reading (default 256)",
+    )
+
+
+def _embed(parser: argparse.ArgumentParser) -> None:
+    group = _inputs(parser)
+    group.add_argument(
+        "--voxel-size",
+        dest="voxel_size_nm",
+        type=floats,
+        metavar="X,Y,Z",
+        help="voxel size in nm, where a volume states none",
+    )
+    group.add_argument(
+        "--origin",
+        dest="origin_vx",
+        type=integers,
+        metavar="X,Y,Z",
+        help="frame coordinate of the first voxel, where a volume states none",
+    )
+    group.add_argument(
+        "--axes", metavar="xyz", help="stored axes, where a volume states none (default xyz)"
+    )
+    _computing(
+        parser,
+        {
+            "batch": 2,
+            "missing_image": "error",
+            "missing_segmentation": "background",
+            "read_mb": 256,
+        },
     )
     group = parser.add_argument_group("what to write")
     group.add_argument("--output", metavar="URL", help="the embedding store")
@@ -158,6 +178,19 @@ def _embed(parser: argparse.ArgumentParser) -> None:
         "--retry-failed", action="store_true", help="do boxes again that were set aside"
     )
     scheduled(group)
+
+
+def _reprocess(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what to bring up to date")
+    group.add_argument("--store", metavar="URL", help="the embedding store")
+    scheduled(group)
+    parser.description = (
+        "Compares what is committed with the inputs as they are now, and computes what differs. A "
+        "flag below replaces that input from now on; one left out means the same place, looked at "
+        "again. Another model or parameter makes a new generation."
+    )
+    _inputs(parser)
+    _computing(parser, {})
 
 
 def _export(parser: argparse.ArgumentParser) -> None:
@@ -200,6 +233,13 @@ JOBS: dict[str, Job] = {
             "--model segclr-216000/ --output store",
             ("image", "segmentation", "nodes", "model", "output"),
             _embed,
+        ),
+        Job(
+            "reprocess",
+            "bring an embedding store up to date with inputs, nodes or model that changed",
+            "segclr-beam reprocess --store store",
+            ("store",),
+            _reprocess,
         ),
         Job(
             "export",

@@ -14,7 +14,7 @@ import apache_beam as beam
 from launch import console, progress, runner
 from launch.cli import DONE, FAILED, WRONG
 from launch.console import Console
-from pipelines import embed, export, ingest
+from pipelines import embed, export, ingest, reprocess
 from transforms.work import EmbedWork
 from volumes import objects, partition, runs, store
 from volumes.commits import Fence
@@ -247,6 +247,20 @@ def run_embed(config: embed.EmbedConfig, running: Running) -> Summary:
     return embedded(plan, result, running)
 
 
+def run_reprocess(config: reprocess.ReprocessConfig, running: Running) -> Summary:
+    """Bring a store up to date."""
+    plan = reprocess.plan(config)
+    if running.planned(plan.lines()):
+        return {"dry_run": True, "plan": plan.to_json()}
+    with running.registered(plan.work, "reprocess", config.scheduled, exclusive=True) as work:
+        plan = dataclasses.replace(plan, work=work)
+        embed.prepare(plan, running.command)
+        watch = Watch(lambda: _boxes_committed(plan), plan.estimate.boxes, "boxes")
+        running.pipeline(lambda root: embed.build(root, plan), watch)
+        result = embed.finish(plan)
+    return embedded(plan, result, running)
+
+
 def embedded(plan: embed.EmbedPlan, result: embed.Result, running: Running) -> Summary:
     """Say and sum up what a run that embeds has done.
 
@@ -279,18 +293,19 @@ def embedded(plan: embed.EmbedPlan, result: embed.Result, running: Running) -> S
         "warnings": list(plan.warnings),
     }
     if result.failed_boxes:
-        raise UndoneError(_set_aside(result), summary)
+        raise UndoneError(_set_aside(result, plan.job), summary)
     return summary
 
 
-def _set_aside(result: embed.Result) -> str:
+def _set_aside(result: embed.Result, job: str) -> str:
+    again = "the same command with --retry-failed" if job == "embed" else "the same command again"
+    plural = " is" if result.failed_boxes == 1 else "es are"
     named = "; ".join(error for _, error in result.failed)
     more = result.failed_boxes - len(result.failed)
     return (
-        f"{result.failed_boxes:,} boxes are set aside: {named}"
+        f"{result.failed_boxes:,} box{plural} set aside: {named}"
         + (f"; and {more:,} more" if more else "")
-        + f". Version {result.version} has all the others; when the cause is mended, run the same "
-        "command with --retry-failed"
+        + f". Version {result.version} has all the others; when the cause is mended, run {again}"
     )
 
 
@@ -335,6 +350,7 @@ def run_export(config: export.ExportConfig, running: Running) -> Summary:
 JOBS: dict[str, Entry] = {
     "ingest": (ingest.IngestConfig, run_ingest),
     "embed": (embed.EmbedConfig, run_embed),
+    "reprocess": (reprocess.ReprocessConfig, run_reprocess),
     "export": (export.ExportConfig, run_export),
 }
 """The jobs of this module."""

@@ -86,6 +86,12 @@ def settled(
         if same and is_current(work, inputs, index, receipt):
             return Done(box, receipt, found=True)
         return receipt
+    if same and receipt.inputs != work.inputs:
+        raise RunError(
+            f"{work.describe(index)} is committed from other inputs: a reprocess of this store did "
+            "not come to its end, and its rows were left as they are; finish it with segclr-beam "
+            f"reprocess --store {work.generation.store}"
+        )
     if not same:
         raise RunError(
             f"{work.describe(index)} is committed with fingerprint {receipt.fingerprint[:12]}, "

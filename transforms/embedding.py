@@ -76,6 +76,7 @@ def embed_box(
     seen: dict[str, Any] = {
         "core": work.grid.box(box.index),
         "read_box": sub.box,
+        "inputs": work.inputs,
         "image_digest": image_digest,
         "labels_digest": labels_digest,
         "image_stamp": box.image_stamp,

@@ -111,10 +111,12 @@ class GroupNodes(beam.PTransform):
     Attributes:
         work: The run.
         source: The nodes.
+        also: (box index, no nodes) of boxes that come out whether they have nodes or not.
     """
 
     work: EmbedWork
     source: NodeSource
+    also: beam.PCollection | None = None
 
     def expand(self, root: beam.Pipeline) -> Any:
         """Wire the steps."""
@@ -127,8 +129,10 @@ class GroupNodes(beam.PTransform):
             | "PlaceNodes"
             >> beam.ParDo(PlaceNodes(self.work)).with_outputs(PlaceNodes.UNPLACED, main="placed")
         )
+        parts = [placed.placed] if self.also is None else [placed.placed, self.also]
         boxes = (
-            placed.placed
+            tuple(parts)
+            | "Parts" >> beam.Flatten()
             | "KeyByRange"
             >> beam.Map(_keyed, self.work).with_output_types(tuple[Range, tuple[int, Nodes]])
             | "GroupByRange" >> beam.GroupByKey()

@@ -135,6 +135,8 @@ def is_current(work: EmbedWork, inputs: Inputs, index: int, receipt: Receipt) ->
     It is so where the stamps of the chunks under it stand as they were, and where no supervoxel in
     it has another body. What has no stamps is never surely so.
     """
+    if receipt.inputs != work.inputs:
+        return False
     if receipt.core != work.grid.box(index) or receipt.read_box != work.read_box(index):
         return False
     for volume, box, before in (

@@ -41,6 +41,7 @@ class EmbedWork:
         generation: Where the rows go.
         model: The network that encodes.
         identity: Digest of what makes this run this run: inputs, nodes and recipe.
+        inputs: Digest of where image and segmentation are.
         recipe: Digest of what makes a crop's vector, but for the inputs: model and parameters.
         run: The run's name.
         halo: Voxels read around a core, XYZ, on each side.
@@ -60,6 +61,7 @@ class EmbedWork:
     generation: Generation
     model: ModelSpec
     identity: str
+    inputs: str
     recipe: str
     run: str
     halo: Vec

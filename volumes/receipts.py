@@ -148,6 +148,7 @@ class Receipt:
         identities: Digest of the sorted node identities, as in the plan.
         content: Digest of identities and positions, as in the plan.
         rows_digest: Digest of the rows' bytes.
+        inputs: Digest of where image and segmentation are.
         image_digest: Digest of the image voxels read.
         labels_digest: Digest of the segment ids read, bodies where a table maps them.
         image_stamp: Digest of the storage generations of the image's chunks as they were read;
@@ -168,6 +169,7 @@ class Receipt:
     identities: str
     content: str
     rows_digest: str
+    inputs: str
     image_digest: str
     labels_digest: str
     image_stamp: str | None

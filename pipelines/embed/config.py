@@ -8,6 +8,7 @@ from transforms.work import MissingImage, MissingSegmentation
 from volumes import objects
 from volumes.errors import RequestError
 from volumes.geometry import Vec, Vec3
+from volumes.spec import redacted_source
 
 BATCH = 2
 """Crops a batch, unless the user says otherwise: on a CPU more of them gain nothing."""
@@ -113,7 +114,8 @@ class EmbedConfig:
 
 
 def placed(text: str) -> str:
-    """What names an input, with a local path made absolute; anything else as it is."""
+    """What names an input, without secrets, with a local path made absolute."""
+    text = redacted_source(text)
     if text.startswith("@"):
         return "@" + objects.absolute(text[1:])
     named = text.partition(":")[0] in ("auto", "untrained")

@@ -9,6 +9,7 @@ from pipelines.embed.plan import EmbedPlan
 from transforms.accounts import CloseTheRun
 from transforms.boxes import EmbedBoxes, OweBoxes
 from transforms.nodes import GroupNodes
+from transforms.standing import StandingBoxes
 from transforms.walk import SampleNodes
 from volumes import agglomeration, store
 from volumes.errors import RunError
@@ -64,15 +65,23 @@ def prepare(plan: EmbedPlan, command: str) -> None:
 def build(root: beam.Pipeline, plan: EmbedPlan) -> beam.PCollection:
     """The graph of a run; its one element is the run's Outcome."""
     work = plan.work
+    standing = root | "Standing" >> StandingBoxes(work) if work.renew else None
     if plan.source is not None:
-        nodes = root | "Nodes" >> GroupNodes(work, plan.source)
-        owed = nodes["boxes"] | "Owe" >> OweBoxes(work)
-        done = nodes["boxes"] | "Embed" >> EmbedBoxes(work, after=(owed,))
-        return owed | "Close" >> CloseTheRun(work, done, unplaced=nodes["unplaced"])
-    walk = root | "Walk" >> SampleNodes(work)
-    embedded = walk["boxes"] | "Embed" >> EmbedBoxes(work)
-    done = (embedded, walk["done"]) | "AllBoxes" >> beam.Flatten()
-    return walk["partitions"] | "Close" >> CloseTheRun(work, done, walked=walk["walked"])
+        also = None if standing is None else standing["boxes"]
+        nodes = root | "Nodes" >> GroupNodes(work, plan.source, also)
+        partitions = nodes["boxes"] | "Owe" >> OweBoxes(work)
+        done = nodes["boxes"] | "Embed" >> EmbedBoxes(work, after=(partitions,))
+        counted = {"unplaced": nodes["unplaced"]}
+    else:
+        walk = root | "Walk" >> SampleNodes(work)
+        partitions = walk["partitions"]
+        embedded = walk["boxes"] | "Embed" >> EmbedBoxes(work)
+        done = (embedded, walk["done"]) | "AllBoxes" >> beam.Flatten()
+        counted = {"walked": walk["walked"]}
+    if standing is not None:
+        done = (done, standing["done"]) | "AllDone" >> beam.Flatten()
+        partitions = (partitions, standing["partitions"]) | "AllPartitions" >> beam.Flatten()
+    return partitions | "Close" >> CloseTheRun(work, done, **counted)
 
 
 def finish(plan: EmbedPlan) -> Result:

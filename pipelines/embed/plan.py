@@ -11,6 +11,7 @@ from segclr.sampler import NAME, VERSION
 from transforms.work import EmbedWork
 from volumes import objects, provenance, store
 from volumes.agglomeration import Table
+from volumes.errors import RequestError
 from volumes.geometry import Vec3, same_voxel_size
 from volumes.opening import open_volume
 from volumes.snapshots import Guard, guard
@@ -34,6 +35,7 @@ class EmbedPlan:
         resuming: Whether the store holds this very run already.
         complete: Number and document of the version that has all of it, or None.
         replaces: Whether its manifest takes the place of another run's.
+        job: The job that it is for.
     """
 
     config: EmbedConfig
@@ -46,6 +48,7 @@ class EmbedPlan:
     resuming: bool
     complete: tuple[int, dict[str, Any]] | None
     replaces: bool = False
+    job: str = "embed"
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -74,7 +77,7 @@ class EmbedPlan:
         """The plan as JSON."""
         work = self.work
         return {
-            "job": "embed",
+            "job": self.job,
             "request": self.config.to_json(),
             "identity": self.identity,
             "generation": work.generation.to_json() | {"store": ""},
@@ -124,6 +127,13 @@ class EmbedPlan:
         ]
 
     def _found(self) -> str:
+        if self.work.renew:
+            return (
+                f", generation {self.work.generation.name}: what is committed is compared with the "
+                "inputs as they are now, so all figures above are upper bounds"
+            )
+        if self.job == "reprocess":
+            return f", as its new generation {self.work.generation.name}; older versions stay"
         if self.complete is not None:
             return f", which has all of this run as version {self.complete[0]}: nothing to do"
         return ", goes on from what is committed" if self.resuming else ""
@@ -154,6 +164,12 @@ def plan(config: EmbedConfig) -> EmbedPlan:
     resuming = store.refuse_other_identity(output, name, found.identity)
     work = _continued(found.work, standing) if standing is not None else found.work
     complete = _complete(output, work.identity, config.retry_failed) if resuming else None
+    if standing is not None and standing["job"] != "embed" and complete is None:
+        raise RequestError(
+            f"--output {objects.redacted(output)} was being reprocessed, and that did not come to "
+            "its end; what it left undone only a comparison with the inputs can tell: finish it "
+            f"with segclr-beam reprocess --store {objects.redacted(output)}"
+        )
     return EmbedPlan(
         config,
         work,

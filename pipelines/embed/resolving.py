@@ -29,15 +29,11 @@ _SMALLEST_BOX = 128
 _LARGEST_BOX = 512
 _AUTO = "auto"
 
+# Where the volumes are.
+_VOLUMES = ("image", "image_origin_vx", "segmentation", "segmentation_origin_vx")
+
 # What identifies a run but not the vector of a crop: where its inputs are.
-_INPUTS = (
-    "image",
-    "image_origin_vx",
-    "segmentation",
-    "segmentation_origin_vx",
-    "agglomeration",
-    "nodes",
-)
+_INPUTS = (*_VOLUMES, "agglomeration", "nodes")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -99,7 +95,7 @@ def resolved(config: EmbedConfig, generation: str, standing: dict[str, Any] | No
         "image_origin_vx": list(image.origin_vx),
         "segmentation": segmentation.where(),
         "segmentation_origin_vx": list(segmentation.origin_vx),
-        "agglomeration": None if table is None else table.digest,
+        "agglomeration": None if table is None else table.digest(),
         "nodes": _nodes_identity(source, spacing_nm),
         **recipe,
     }
@@ -110,6 +106,7 @@ def resolved(config: EmbedConfig, generation: str, standing: dict[str, Any] | No
         generation=Generation(output, generation, model.embedding_width, box, (1, 1, 1)),
         model=model,
         identity=json_digest(identity),
+        inputs=json_digest({k: identity[k] for k in _VOLUMES}),
         recipe=json_digest(recipe),
         run=store.new_run(),
         halo=halo,

@@ -25,7 +25,8 @@ def failed(
     assert "Traceback" not in err
     assert err.count("\n") == 1
     message = err.removeprefix("segclr-beam: ").rstrip("\n")
-    assert last_json(out) == {"status": status, "error": message}
+    said = last_json(out)
+    assert (said["status"], said["error"]) == (status, message)
     assert "while running" not in message
     for part in parts:
         assert part in message, (part, message)
@@ -50,17 +51,22 @@ def test_a_corrupt_chunk_is_named_with_its_box_and_the_rest_is_kept(
     message = failed(
         capsys,
         words,
-        "box 4_1_1 [64:80, 16:32, 16:32)",
+        "1 box is set aside: box 4_1_1 [64:80, 16:32, 16:32)",
         "the image em.zarr cannot be read",
         "em.zarr/c/4/0/0",
         "Digest mismatch",
-        "What is committed stays: the same command goes on from there",
+        "Version 1 has all the others; when the cause is mended, run the same command with "
+        "--retry-failed",
     )
-    assert failed(capsys, words, "box 4_1_1") == message
+    # It is known, and not tried again unless that is asked for.
+    assert failed(capsys, words) == message
+    assert failed(capsys, [*words, "--retry-failed"], "box 4_1_1") != ""
     LAST_SHARD.write_bytes(whole)
-    summary = done(capsys, words)
-    assert (summary["boxes"], summary["boxes_skipped"]) == (1, 3)
+    assert failed(capsys, words) == message
+    summary = done(capsys, [*words, "--retry-failed"])
+    assert (summary["boxes"], summary["boxes_skipped"], summary["failed"]) == (1, 3, 0)
     assert (summary["embeddings"], summary["embeddings_total"]) == (1, 4)
+    assert summary["version"] == 2
     done(capsys, ["export", "--store=store", "--output=tables"])
     assert tables(home / "tables") == tables(embedded / "tables")
 

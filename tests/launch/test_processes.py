@@ -50,7 +50,7 @@ def test_stderr_of_a_run_that_fails_holds_our_lines_alone(home: pathlib.Path) ->
     status, out, err = ran([*EMBED, "--output=store", "--json"])
     assert status == 1
     message = str(last_json(out)["error"])
-    assert message.startswith("box 4_1_1 [64:80, 16:32, 16:32): voxels ")
+    assert message.startswith("1 box is set aside: box 4_1_1 [64:80, 16:32, 16:32): voxels ")
     assert err[-1] == f"segclr-beam: {message}"
     assert [line for line in err[:-1] if not OURS.fullmatch(line)] == []
     # TensorFlow was at work, so that its lines would have been there.
@@ -66,14 +66,15 @@ def test_two_workers_fail_with_one_message_and_finish_with_our_lines_alone(
     status, out, err = ran(words)
     assert status == 1
     message = str(last_json(out)["error"])
-    assert re.match(r"box \d_\d_\d \[.*\): voxels \[.*\) of the image em.zarr cannot be", message)
+    named = re.findall(r"box \d_\d_\d \[.*?\): voxels \[.*?\) of the image em.zarr cannot", message)
+    assert len(named) == 4
     assert "Traceback" not in message
     assert err[-1] == f"segclr-beam: {message}"
     assert [line for line in err[:-1] if not OURS.fullmatch(line)] == []
 
     for path, data in whole.items():
         path.write_bytes(data)
-    status, out, err = ran(words)
+    status, out, err = ran([*words, "--retry-failed"])
     assert status == 0
     assert [line for line in err if not OURS.fullmatch(line)] == []
     assert "  boxes: 4 of 20, each 16 x 16 x 16 voxels and a halo of 8 x 8 x 8" in err
@@ -92,16 +93,13 @@ def over_http(server: Served, workers: int) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("workers", "shard", "skipped"), [(1, LAST_SHARD, 3), (2, FIRST_SHARD, 0)], ids=["1", "2"]
-)
+@pytest.mark.parametrize(("workers", "shard"), [(1, LAST_SHARD), (2, FIRST_SHARD)], ids=["1", "2"])
 def test_an_interrupt_is_told_and_a_rerun_goes_on(
     home: pathlib.Path,
     embedded: pathlib.Path,
     capsys: pytest.CaptureFixture[str],
     workers: int,
     shard: pathlib.Path,
-    skipped: int,
 ) -> None:
     with served(home, stall=str(shard)) as server:
         process = started(over_http(server, workers))
@@ -117,7 +115,9 @@ def test_an_interrupt_is_told_and_a_rerun_goes_on(
         server.go_on.set()
         assert main(over_http(server, workers=1)) == 0
     summary = last_json(capsys.readouterr().out)
-    assert (summary["boxes"], summary["boxes_skipped"]) == (4 - skipped, skipped)
+    # Boxes that were waiting to share a commit are done again, those that were committed are not.
+    assert int(summary["boxes"]) >= 1
+    assert int(summary["boxes"]) + int(summary["boxes_skipped"]) == 4
     assert main(["export", "--store=store", "--output=tables", "--quiet"]) == 0
     assert tables(home / "tables") == tables(embedded / "tables")
 

@@ -4,7 +4,7 @@ import time
 import pytest
 
 from launch import runner
-from launch.flags import UsageError
+from launch.parsers import UsageError
 from volumes.errors import RunError
 
 TRACEBACK = """Traceback (most recent call last):

@@ -18,7 +18,7 @@ def values_in(generation: store.Generation) -> list[bytes]:
     """Every key and value of every partition, decoded: OCDBT may compress them on disk."""
     found = []
     for name in store.partitions_present(generation):
-        keys = partition._keys(generation.partition(name))
+        keys = partition.keys(generation.partition(name))
         for key in keys.list().result():
             found += [key, keys.read(key).result().value]
     return found

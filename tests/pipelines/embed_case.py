@@ -49,12 +49,7 @@ def make_case(folder: pathlib.Path, seed: int = 0) -> Case:
     coarse = rng.integers(0, len(IDS), tuple(-(-n // 5) for n in SHAPE))
     fine = np.kron(coarse, np.ones((5, 5, 5), dtype=np.int64))[tuple(slice(n) for n in SHAPE)]
     labels = IDS[fine]
-    stated = {
-        "names": ("x", "y", "z"),
-        "attributes": {"dimension_units": [f"{s} nm" for s in SIZE_NM], "voxel_offset": [0, 0, 0]},
-    }
-    sample_volumes.zarr3(folder / "image", image, (16, 16, 16), shard=(32, 32, 32), **stated)
-    sample_volumes.zarr3(folder / "labels", labels, (8, 8, 8), **stated)
+    make_volumes(folder, image, labels)
     occupied = np.argwhere(labels != 0)
     picked = occupied[rng.permutation(len(occupied))[:60]]
     corners = [v for v in occupied if (v < 3).any() or (v > np.array(SHAPE) - 4).any()][:6]
@@ -64,6 +59,17 @@ def make_case(folder: pathlib.Path, seed: int = 0) -> Case:
         nodes.append((int(labels[tuple(v)]), 2**63 + i, x, y, z))
     write_nodes(folder / "nodes.csv", nodes)
     return Case(folder, image, labels, nodes)
+
+
+def make_volumes(folder: pathlib.Path, image: np.ndarray, labels: np.ndarray) -> pathlib.Path:
+    """Volumes ``image``, sharded, and ``labels``, not, in a folder, which is returned."""
+    stated = {
+        "names": ("x", "y", "z"),
+        "attributes": {"dimension_units": [f"{s} nm" for s in SIZE_NM], "voxel_offset": [0, 0, 0]},
+    }
+    sample_volumes.zarr3(folder / "image", image, (16, 16, 16), shard=(32, 32, 32), **stated)
+    sample_volumes.zarr3(folder / "labels", labels, (8, 8, 8), **stated)
+    return folder
 
 
 def write_nodes(path: pathlib.Path, nodes) -> None:

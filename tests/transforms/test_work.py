@@ -53,6 +53,7 @@ def work() -> EmbedWork:
         generation=Generation("store", "1", 4, (16, 16, 16), (2, 2, 2)),
         model=resolve_model(f"untrained:width=2,input={SIZE},embedding=4"),
         identity="identity",
+        inputs="where",
         recipe="recipe",
         run="run",
         halo=(8, 8, 8),

@@ -46,6 +46,7 @@ def receipt_of(box: str, rows: Rows, fingerprint: str = "f") -> Receipt:
         identities=f"identities of {len(rows)}",
         content=f"content of {len(rows)}",
         rows_digest=rows.digest(),
+        inputs="where",
         image_digest="i",
         labels_digest="l",
         image_stamp="s",

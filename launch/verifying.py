@@ -1,0 +1,71 @@
+"""The job ``verify`` as the command line runs it."""
+
+import contextlib
+import dataclasses
+
+from launch import runner
+from launch.jobs import Entry, Running, Summary, UndoneError
+from pipelines import verify
+from volumes import runs
+from volumes.commits import Fence
+
+
+def run_verify(config: verify.VerifyConfig, running: Running) -> Summary:
+    """Check a store.
+
+    Raises:
+        UndoneError: Something is not as it should be, or boxes are undone or set aside.
+    """
+    plan = verify.plan(config)
+    if running.planned(plan.lines()):
+        return {"dry_run": True, "plan": plan.to_json()}
+    with contextlib.ExitStack() as stack:
+        if config.repair:
+            registering = runs.registered(
+                plan.url,
+                plan.work.run,
+                job="verify",
+                exclusive=True,
+                command=running.command,
+                identity="",
+            )
+            run = stack.enter_context(registering)
+            fence = Fence(run.epoch, run.exclusive)
+            plan = dataclasses.replace(plan, work=dataclasses.replace(plan.work, fence=fence))
+        verify.prepare(plan, running.command)
+        # No progress: what is checked leaves no trace in storage that could be counted.
+        runner.run(
+            lambda root: verify.build(root, plan), running.engine, running.workers, running.words
+        )
+        result = verify.finish(plan)
+    running.out.say(
+        *(f"{plan.url}: {line}" if not line.startswith(" ") else line for line in result.lines())
+    )
+    summary = {
+        "store": plan.url,
+        "version": result.version,
+        "boxes": result.boxes,
+        "nodes": result.nodes,
+        "embeddings_total": result.rows,
+        "failed": result.failed,
+        "undone": result.undone,
+        "faults": dict(result.faults),
+        "faulty": [{"where": w, "kind": k, "says": s} for w, k, s in result.named],
+        "repaired": result.repaired,
+        "published": result.published,
+    }
+    if not result.clean:
+        raise UndoneError(_left(plan, result), summary)
+    return summary
+
+
+def _left(plan: verify.VerifyPlan, result: verify.Result) -> str:
+    what = "" if result.version is None else f" version {result.version}"
+    named = [f"{n:,} {kind}" for kind, n in result.left if kind != "stale"]
+    if result.undone:
+        named.append(f"{result.undone:,} boxes undone")
+    return f"{plan.url}{what}: {', '.join(named)}. To go on: {'; '.join(result.remedies())}"
+
+
+JOBS: dict[str, Entry] = {"verify": (verify.VerifyConfig, run_verify)}
+"""The jobs of this module."""

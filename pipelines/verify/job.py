@@ -1,0 +1,246 @@
+"""The check of an embedding store: what is asked, what will run, the graph, what it found."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+
+from transforms.verify import VerifyStore, VerifyWork
+from volumes import objects, provenance, store
+from volumes.embeddings import EmbeddingStore
+from volumes.errors import RequestError, RunError
+
+# How each kind of fault that no repair mends is mended, in the order in which it is said.
+_REMEDIES: tuple[tuple[tuple[str, ...], str], ...] = (
+    (
+        ("failed",),
+        "boxes that are set aside are done again by the same embed command with --retry-failed, "
+        "when the cause is mended",
+    ),
+    (
+        ("duplicate",),
+        "a node that has rows in several boxes stands several times in the nodes table: correct it "
+        "and run reprocess",
+    ),
+    (
+        ("stale", "unplanned", "totals"),
+        "boxes whose plan is gone or is another's, and nodes that were lost on the way, are put "
+        "right by reprocess",
+    ),
+    (
+        ("unfinished",),
+        "a run that did not come to its end goes on when its command is given again",
+    ),
+    (
+        ("version", "database", "misplaced", "plan"),
+        "what is gone or damaged beyond a box cannot be computed again in its place: restore the "
+        "store's files from a copy, or embed into a new store",
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class VerifyConfig:
+    """The request.
+
+    Attributes:
+        store: The embedding store.
+        version: A published version's number; None for what is committed now.
+        repair: Whether damaged boxes are put back in the queue.
+    """
+
+    store: str
+    version: int | None = None
+    repair: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse an empty store, and the repair of what is published."""
+        if not self.store:
+            raise RequestError("--store was empty; give it a value")
+        if self.repair and self.version is not None:
+            raise RequestError(
+                f"--repair was given with --version {self.version}: a published version never "
+                "changes, or its readers would see rows come and go; leave --version out to repair "
+                "what is committed now"
+            )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class VerifyPlan:
+    """What will run.
+
+    Attributes:
+        store: The store, open for reading.
+        work: All that a worker needs to know.
+    """
+
+    store: EmbeddingStore
+    work: VerifyWork
+
+    @property
+    def url(self) -> str:
+        """Location of the store."""
+        return self.work.generation.store
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON."""
+        return {
+            "job": "verify",
+            "store": self.url,
+            "version": self.work.version,
+            "generation": self.work.generation.name,
+            "partitions": len(self.store.partitions),
+            "repair": self.work.repair,
+        }
+
+    def lines(self) -> list[str]:
+        """The plan for people, a line each."""
+        version = self.work.version
+        what = "what is committed now" if version is None else f"version {version}"
+        return [
+            f"store: {self.url}, generation {self.work.generation.name}, {what}",
+            f"to check: {len(self.store.partitions):,} partitions, every row of them",
+            "repair: "
+            + ("damaged boxes are put back in the queue" if self.work.repair else "no, only look"),
+        ]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Result:
+    """What a check found, from the document it left.
+
+    Attributes:
+        version: The version checked; None for what is committed now.
+        boxes: Committed boxes.
+        nodes: Planned nodes.
+        rows: Rows that receipts record.
+        failed: Boxes that are set aside.
+        undone: Planned boxes without rows; after a repair those put back in the queue among them.
+        repaired: Boxes put back in the queue, or whose rows without a receipt were taken away.
+        faults: (kind, count) pairs of what was found, sorted.
+        left: The same, without what was mended and what is merely undone.
+        mendable: How many of those left a repair mends.
+        named: (what it is about, kind, sentence) of the first hundred faults.
+        published: The version that a repair published; None for none.
+        recorded: Whether embed knows of the undone boxes.
+    """
+
+    version: int | None
+    boxes: int
+    nodes: int
+    rows: int
+    failed: int
+    undone: int
+    repaired: int
+    faults: tuple[tuple[str, int], ...]
+    left: tuple[tuple[str, int], ...]
+    mendable: int
+    named: tuple[tuple[str, str, str], ...]
+    published: int | None
+    recorded: bool
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing is left to do."""
+        return not self.left and not self.undone
+
+    def lines(self) -> list[str]:
+        """What was found, a line each; one line where all is well."""
+        rows = f"{self.boxes:,} boxes, {self.rows:,} rows"
+        lines = []
+        if self.faults:
+            named = [f"  {where} ({kind}): {says}" for where, kind, says in self.named]
+            more = sum(n for _, n in self.faults) - len(named)
+            lines = [f"{rows}; found:", *named, *([f"  and {more:,} more"] if more else [])]
+        if self.repaired:
+            again = "" if self.published is None else f"; version {self.published} records them"
+            lines.append(f"{self.repaired:,} boxes repaired{again}")
+        if self.clean:
+            lines.append(f"{rows}: every row is what its receipt says")
+        return lines
+
+    def remedies(self) -> Iterator[str]:
+        """How to go on, a sentence each."""
+        left = dict(self.left)
+        if self.version is not None:
+            yield "run verify without --version, which tells whether the same is so of what is now"
+            return
+        if self.mendable:
+            yield "verify --repair puts the damaged boxes back in the queue"
+        elif self.undone and not self.recorded:
+            yield "verify --repair records the undone boxes, so that embed knows of them"
+        if self.undone or self.mendable:
+            yield "the same embed command computes the boxes that are undone"
+        for kinds, sentence in _REMEDIES:
+            if any(left.get(kind, 0) for kind in kinds):
+                yield sentence
+
+
+def plan(config: VerifyConfig) -> VerifyPlan:
+    """Open the store; nothing is written, and no row is read.
+
+    Raises:
+        RequestError: There is no store, or no such version.
+        RunError: The generation's manifest is gone or damaged.
+    """
+    url = objects.absolute(config.store)
+    names = store.generations(url)
+    if config.version is None and names and store.read_manifest(url, names[-1]) is None:
+        raise RunError(
+            f"{objects.redacted(url)} has a generation {names[-1]} without its manifest.json, "
+            "which says what its boxes are; restore it from a copy"
+        )
+    opened = EmbeddingStore.open(url, "live" if config.version is None else config.version)
+    work = VerifyWork(
+        generation=opened.generation,
+        version=config.version,
+        run=store.new_run(),
+        repair=config.repair,
+    )
+    return VerifyPlan(opened, work)
+
+
+def prepare(plan: VerifyPlan, command: str) -> None:
+    """Write that the check begins, before it takes its time; all else it writes is the outcome.
+
+    Args:
+        plan: The plan.
+        command: The command line, for the record.
+    """
+    begun = {"command": command, "software": provenance.software(), "begun": provenance.now()}
+    store.write_run(plan.url, plan.work.run, "verify", plan.to_json() | begun)
+
+
+def build(root: beam.Pipeline, plan: VerifyPlan) -> beam.PCollection:
+    """The graph of a check; it never sees a runner."""
+    return root | "Verify" >> VerifyStore(plan.work)
+
+
+def finish(plan: VerifyPlan) -> Result:
+    """Read what was found.
+
+    Raises:
+        RunError: The check did not come to its end.
+    """
+    outcome = store.read_run(plan.url, plan.work.run, "verified")
+    if outcome is None:
+        raise RunError(
+            f"the check {plan.work.run} left no outcome in {plan.url}: it did not come to its end; "
+            "run the same command again"
+        )
+    return Result(
+        version=outcome["version"],
+        boxes=outcome["boxes"],
+        nodes=outcome["nodes"],
+        rows=outcome["rows"],
+        failed=outcome["failed"],
+        undone=outcome["undone"],
+        repaired=outcome["repaired"],
+        faults=tuple(sorted(outcome["faults"].items())),
+        left=tuple(sorted(outcome["left"].items())),
+        mendable=outcome["mendable"],
+        named=tuple((f["where"], f["kind"], f["says"]) for f in outcome["named"]),
+        published=outcome["published"],
+        recorded=outcome["recorded"],
+    )

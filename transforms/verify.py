@@ -1,0 +1,597 @@
+"""The check of a store: planned against committed, digests against bytes, no node twice.
+
+    partitions ─ spread ─> CheckPartition ─┬─ findings ───────────────────────────┐
+                                           └─ ids by hash ─ group ─ FindRepeated ─┴─> CloseCheck
+
+Rows are read partition by partition and never cross a shuffle; packed ids do. With ``repair`` a
+partition with damaged boxes is mended as soon as it is checked.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+
+from transforms import audits as boxes
+from transforms.audits import FAILED, IDS, STALE, UNDONE, Audit, Fault
+from transforms.counting import count, timed
+from transforms.nodes import Counts
+from volumes import audits, commits, partition, provenance, store
+from volumes.commits import OPEN, Fence
+from volumes.errors import RunError
+from volumes.geometry import ChunkGrid
+from volumes.receipts import json_digest
+from volumes.store import Generation, Seal
+
+NAMED = 100
+"""So many faults are named; the rest are counted."""
+
+# Hashes that ids are grouped by: 10**9 rows are 20 MB of ids each.
+_HASHES = 1024
+
+# Boxes that are reopened in one transaction.
+_BOXES_A_COMMIT = 256
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class VerifyWork:
+    """A check; picklable, opens nothing.
+
+    Attributes:
+        generation: The generation whose boxes are checked.
+        version: The published version, at whose database versions they are; None for what is
+            committed now.
+        run: The check's name among the store's runs.
+        repair: Whether damaged boxes are put back in the queue.
+        fence: By which what a repair writes is refused once a newer run has taken over.
+    """
+
+    generation: Generation
+    version: int | None
+    run: str
+    repair: bool = False
+    fence: Fence = OPEN
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pin:
+    """What a published version says of a partition.
+
+    Attributes:
+        number: The version's number.
+        at: The database version.
+        digest: What the partition is to be sealed with there; None to look only whether it can
+            be read.
+    """
+
+    number: int
+    at: int
+    digest: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    """A partition to be checked.
+
+    Attributes:
+        generation: Its generation.
+        name: Its name.
+        boxes: Whether its boxes are checked.
+        at: The database version at which they are; None for the newest.
+        pins: What versions say of it.
+    """
+
+    generation: Generation
+    name: str
+    boxes: bool
+    at: int | None
+    pins: tuple[Pin, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finding:
+    """What a part of the check found; parts are added up.
+
+    Attributes:
+        boxes: Committed boxes.
+        nodes: Planned nodes.
+        rows: Rows that receipts record.
+        undone: Planned boxes that are not committed for their plan, nor set aside; with a repair,
+            those put back in the queue among them.
+        repaired: Boxes put back in the queue, or whose rows were taken away.
+        faults: (kind, count) pairs of what was found, sorted.
+        left: The same without what was mended, and without what the count ``undone`` has.
+        mendable: Faults among ``left`` that a repair mends.
+        unsealed: Partitions that cannot be accounted for.
+        named: The first faults found.
+    """
+
+    boxes: int = 0
+    nodes: int = 0
+    rows: int = 0
+    undone: int = 0
+    repaired: int = 0
+    faults: Counts = ()
+    left: Counts = ()
+    mendable: int = 0
+    unsealed: int = 0
+    named: tuple[Fault, ...] = ()
+
+    @classmethod
+    def of(cls, faults: Iterable[Fault], *, unsealed: int = 0) -> "Finding":
+        """The finding of faults that nothing was done about."""
+        given = sorted(faults, key=lambda f: f.order)
+        left = [f for f in given if f.kind != UNDONE]
+        return cls(
+            faults=_counted(given),
+            left=_counted(left),
+            mendable=sum(f.mends for f in left),
+            unsealed=unsealed,
+            named=tuple(given[:NAMED]),
+        )
+
+    @classmethod
+    def total(cls, parts: Iterable["Finding"]) -> "Finding":
+        """The sum, with the first of the faults named."""
+        held = list(parts)
+        names = ("boxes", "nodes", "rows", "undone", "repaired", "mendable", "unsealed")
+        named = sorted((f for p in held for f in p.named), key=lambda f: f.order)
+        return cls(
+            faults=store.added(p.faults for p in held),
+            left=store.added(p.left for p in held),
+            named=tuple(named[:NAMED]),
+            **{n: sum(getattr(p, n) for p in held) for n in names},
+        )
+
+
+def _counted(faults: Iterable[Fault]) -> Counts:
+    return store.added(((f.kind, 1),) for f in faults)
+
+
+def finding_of(audit: Audit, reopened: frozenset[str] = frozenset()) -> Finding:
+    """The finding of a partition, of which the boxes ``reopened`` were mended after the check."""
+    kept = [r for box, r in audit.receipts.items() if box not in reopened]
+    undone = audit.undone() | {box for box in reopened if box in audit.plans}
+    found = Finding.of(f for f in audit.faults if f.where not in reopened)
+    return dataclasses.replace(
+        found,
+        boxes=len(kept),
+        nodes=sum(p.nodes for p in audit.plans.values()),
+        rows=sum(r.committed for r in kept),
+        undone=len(undone),
+        repaired=len(reopened),
+        faults=_counted(audit.faults),
+        named=audit.faults[:NAMED],
+    )
+
+
+# -- what there is to check --
+
+
+def parts(work: VerifyWork) -> Iterator[Part | Fault]:
+    """The partitions to be checked; a version's document that cannot be read is a fault."""
+    generation = work.generation
+    pins: dict[tuple[str, str], list[Pin]] = {}
+    generations = {generation.name: generation}
+    at: dict[str, int | None] = {}
+    if work.version is None:
+        at = dict.fromkeys(store.partitions_present(generation))
+    numbers = store.version_numbers(generation.store) if work.version is None else [work.version]
+    for number in numbers:
+        try:
+            document = _version(generation.store, number)
+        except RunError as e:
+            if not audits.is_damage(e):
+                raise
+            yield Fault("version", f"version {number}", str(e))
+            continue
+        its = Generation.from_json(document["generation"] | {"store": generation.store})
+        generations.setdefault(its.name, its)
+        for name, entry in document["partitions"].items():
+            digest = entry["digest"] if number == numbers[-1] else None
+            pins.setdefault((its.name, name), []).append(Pin(number, entry["version"], digest))
+            if work.version is not None:
+                at[name] = entry["version"]
+    for owner, name in sorted(pins.keys() | {(generation.name, name) for name in at}):
+        mine = owner == generation.name and name in at
+        pinned = tuple(pins.get((owner, name), ()))
+        yield Part(generations[owner], name, mine, at.get(name) if mine else None, pinned)
+
+
+def _version(url: str, number: int) -> dict[str, Any]:
+    document = store.read_version(url, number)
+    if document is None:
+        raise RunError(f"version {number} is listed and is not there")
+    return document
+
+
+# -- a partition --
+
+
+def check_boxes(part: Part) -> Audit:
+    """Check the boxes of a partition; a database that cannot be read has one fault, and no boxes.
+
+    Raises:
+        RunError: The storage fails.
+    """
+    try:
+        where = part.generation.partition(part.name)
+        at = partition.newest_version(where) if part.at is None else part.at
+        return boxes.audit(part.generation, part.name, at)
+    except RunError as e:
+        if not audits.is_damage(e):
+            raise
+        return _unreadable(part, str(e))
+
+
+def _unreadable(part: Part, why: str) -> Audit:
+    fault = Fault("database", f"partition {part.name}", f"its database cannot be read: {why}")
+    return Audit({}, {}, (fault,), np.empty(0, IDS))
+
+
+def pin_faults(part: Part) -> Iterator[Fault]:
+    """What versions say of a partition, against its database."""
+    where = part.generation.partition(part.name)
+    for pin in part.pins:
+        place = f"version {pin.number}"
+        if not audits.has_version(where, pin.at):
+            says = f"version {pin.at} of the database of partition {part.name} is gone"
+            yield Fault("version", place, says)
+            continue
+        if pin.digest is None:
+            continue
+        try:
+            sealed = store.seal(part.generation, part.name, pin.at).digest
+        except RunError as e:
+            if not audits.is_damage(e):
+                raise
+            yield Fault("version", place, f"partition {part.name} cannot be accounted for: {e}")
+            continue
+        if sealed != pin.digest:
+            says = f"partition {part.name} has digest {sealed[:12]} there, not {pin.digest[:12]}"
+            yield Fault("version", place, says)
+
+
+def mend(work: VerifyWork, part: Part, audit: Audit) -> tuple[Audit, frozenset[str]]:
+    """Put the damaged boxes of a partition back in the queue, where there are any.
+
+    Older runs are shut out first, and the partition is checked again then.
+
+    Returns:
+        What was found once nobody else could write, and the boxes that were reopened.
+    """
+    where = part.generation.partition(part.name)
+    if not audit.mendable():
+        return audit, frozenset()
+    commits.shut_out(where, work.fence)
+    audit = check_boxes(part)
+    damaged = audit.mendable()
+    for start in range(0, len(damaged), _BOXES_A_COMMIT):
+        batch = damaged[start : start + _BOXES_A_COMMIT]
+        places = [(part.generation.local(store.coordinate_of(box)), box) for box in batch]
+        commits.reopen_boxes(where, places, work.fence)
+    return audit, frozenset(damaged)
+
+
+# -- nodes of several boxes --
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PackedIds:
+    """Identities of rows of one partition, of one hash.
+
+    Attributes:
+        partition: The partition's name.
+        ids: Bytes of an array of ``transforms.audits.IDS``.
+    """
+
+    partition: str
+    ids: bytes
+
+
+def by_hash(name: str, ids: npt.NDArray[np.void]) -> Iterator[tuple[int, PackedIds]]:
+    """Split identities by hash, so that equal ones meet wherever they come from."""
+    mixed = ids["segment_id"] * np.uint64(0x9E3779B97F4A7C15) + ids["node_id"]
+    mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+    shards = (mixed >> np.uint64(32)) % np.uint64(_HASHES)
+    order = np.argsort(shards, kind="stable")
+    found, starts = np.unique(shards[order], return_index=True)
+    for shard, places in zip(found, np.split(order, starts[1:]), strict=bool(len(found))):
+        yield int(shard), PackedIds(name, ids[places].tobytes())
+
+
+def repeated(generation: Generation, packed: Iterable[PackedIds]) -> Iterator[Fault]:
+    """A fault for each node of one hash that has rows in more than one box."""
+    given = sorted(packed, key=lambda p: p.partition)
+    names = [p.partition for p in given]
+    arrays = [np.frombuffer(p.ids, IDS) for p in given]
+    ids = np.concatenate([np.empty(0, IDS), *arrays])
+    owner = np.repeat(np.arange(len(given)), [len(a) for a in arrays])
+    order = np.lexsort((ids["local"], owner, ids["node_id"], ids["segment_id"]))
+    ids, owner = ids[order], owner[order]
+    new = np.ones(len(ids), np.bool_)
+    new[1:] = (ids["segment_id"][1:] != ids["segment_id"][:-1]) | (
+        ids["node_id"][1:] != ids["node_id"][:-1]
+    )
+    starts = np.flatnonzero(new)
+    stops = np.append(starts[1:], len(ids))
+    several = stops - starts > 1
+    for start, stop in zip(starts[several], stops[several], strict=True):
+        places = {(int(owner[i]), int(ids["local"][i])) for i in range(start, stop)}
+        keys = {boxes.key_of(generation, names[o], local) for o, local in places}
+        if len(keys) > 1:
+            first, *others = sorted(keys, key=store.coordinate_of)
+            says = (
+                f"node {ids['node_id'][start]} of segment {ids['segment_id'][start]} has a row in "
+                f"it, and in {', '.join(others[:5])}" + (", ..." if len(others) > 5 else "")
+            )
+            yield Fault("duplicate", first, says)
+
+
+# -- the end --
+
+
+def total_faults(
+    work: VerifyWork, document: dict[str, Any] | None, planned: int
+) -> Iterator[Fault]:
+    """The nodes planned, against those that the run of a version read or sampled."""
+    if document is None:
+        yield Fault("unfinished", "store", _unfinished(work))
+        return
+    url, run = work.generation.store, document["run"]
+    unplaced = document["unplaced"]
+    if "rows" in unplaced:
+        away = sum(n for name, n in unplaced.items() if name != "rows")
+        if unplaced["rows"] != planned + away:
+            yield Fault(
+                "totals",
+                "store",
+                f"run {run} read {unplaced['rows']} nodes, {planned} are planned and {away} belong "
+                "to no box",
+            )
+        return
+    walked, manifest = store.read_run(url, run, "walked"), store.read_run(url, run, "manifest")
+    if walked is None or manifest is None:
+        yield Fault("totals", "store", f"run {run} left no record of what it walked")
+        return
+    grid = ChunkGrid.from_json(manifest["grid"])
+    if walked["boxes"] != grid.size or not _covered(work.generation, grid, walked["ranges"]):
+        says = f"run {run} walked {walked['boxes']} boxes, and its grid has {grid.size}"
+        yield Fault("totals", "store", says)
+    if walked["nodes"] != planned:
+        says = f"run {run} sampled {walked['nodes']} sites, and {planned} are planned"
+        yield Fault("totals", "store", says)
+
+
+def standing_version(work: VerifyWork) -> dict[str, Any] | None:
+    """The document of the version that is checked, or that what stands now was published as.
+
+    None where the store was begun with other inputs, nodes or parameters since, or never published.
+    """
+    generation = work.generation
+    if work.version is not None:
+        return store.read_version(generation.store, work.version)
+    latest = store.latest_version(generation.store)
+    manifest = store.read_manifest(generation.store, generation.name)
+    if latest is None or manifest is None:
+        return None
+    same = latest[1]["generation"]["name"] == generation.name and latest[1][
+        "identity"
+    ] == json_digest(manifest["identity"])
+    return latest[1] if same else None
+
+
+def _unfinished(work: VerifyWork) -> str:
+    numbers = store.version_numbers(work.generation.store)
+    if not numbers:
+        return "nothing is published yet: the run did not come to its end"
+    return (
+        f"a run with other inputs, nodes or parameters than those of version {numbers[-1]} has "
+        "begun and did not come to its end"
+    )
+
+
+def _covered(generation: Generation, grid: ChunkGrid, ranges: list[list[int]]) -> bool:
+    """Whether ranges, joined where they meet, hold each place of each partition once."""
+    whole = generation.partition("0_0_0").boxes
+    return len(ranges) == generation.blocks(grid).size and all(
+        tuple(span) == (block, 0, whole) for block, span in enumerate(ranges)
+    )
+
+
+def publish(
+    work: VerifyWork, document: dict[str, Any] | None, found: Finding, seals: list[Seal]
+) -> int | None:
+    """Publish a version that records undone boxes, so that embed knows of them; its number.
+
+    Nothing is published where no box is undone, and where a run goes on anyway: one that was never
+    published, or that changes what is committed. Nor where a partition cannot be accounted for.
+    """
+    stale = dict(found.left).get(STALE, 0)
+    if document is None or not found.undone or stale or found.unsealed:
+        return None
+    body = {key: document[key] for key in ("run", "identity", "unplaced")}
+    return store.publish(
+        work.generation, seals, body | {"published": provenance.now(), "repaired_by": work.run}
+    )
+
+
+def close(work: VerifyWork, found: Finding, seals: list[Seal]) -> dict[str, Any]:
+    """Add the accounting of the whole store, publish after a repair, and write the outcome."""
+    document = None
+    try:
+        document = standing_version(work)
+        faults = list(total_faults(work, document, found.nodes))
+    except RunError as e:
+        if not audits.is_damage(e):
+            raise
+        faults = [Fault("totals", "store", f"the nodes that were read cannot be told: {e}")]
+    found = Finding.total([found, Finding.of(faults)])
+    published = publish(work, document, found, seals) if work.repair else None
+    known = document is None or published is not None or document["undone_boxes"] > 0
+    outcome = {
+        "version": work.version,
+        "boxes": found.boxes,
+        "nodes": found.nodes,
+        "rows": found.rows,
+        "failed": dict(found.faults).get(FAILED, 0),
+        "undone": found.undone,
+        "repaired": found.repaired,
+        "faults": dict(found.faults),
+        "left": dict(found.left),
+        "mendable": found.mendable,
+        "named": [{"where": f.where, "kind": f.kind, "says": f.says} for f in found.named],
+        "published": published,
+        "recorded": known,
+    }
+    store.write_run(work.generation.store, work.run, "verified", outcome)
+    return outcome
+
+
+class ListParts(beam.DoFn):
+    """A check -> the partitions to be looked at; faults of versions' documents beside."""
+
+    FOUND = "found"
+
+    def process(self, work: VerifyWork) -> Iterator[Any]:
+        """Yield each partition."""
+        for part in parts(work):
+            if isinstance(part, Fault):
+                yield beam.pvalue.TaggedOutput(self.FOUND, Finding.of([part]))
+            else:
+                yield part
+
+
+class CheckPartition(beam.DoFn):
+    """A partition -> its Finding; its ids by hash, and its Seal after a repair, beside."""
+
+    IDS, SEALS = "ids", "seals"
+
+    def __init__(self, work: VerifyWork) -> None:
+        """Checks partitions of the store of ``work``."""
+        self._work = work
+
+    def process(self, part: Part) -> Iterator[Any]:
+        """Check one partition."""
+        with timed("verify_ms"):
+            yield Finding.of(pin_faults(part))
+            if part.boxes:
+                yield from self._boxes(part)
+        count("partitions")
+
+    def _boxes(self, part: Part) -> Iterator[Any]:
+        audit, reopened = check_boxes(part), frozenset[str]()
+        if self._work.repair:
+            audit, reopened = mend(self._work, part, audit)
+        found = finding_of(audit, reopened)
+        if self._work.repair:
+            try:
+                seal = store.seal(part.generation, part.name)
+                yield beam.pvalue.TaggedOutput(self.SEALS, seal)
+            except RunError as e:
+                if not audits.is_damage(e):
+                    raise
+                found = dataclasses.replace(found, unsealed=1)
+        yield found
+        count("boxes", found.boxes)
+        count("rows", found.rows)
+        for shard, packed in by_hash(part.name, audit.ids):
+            yield beam.pvalue.TaggedOutput(self.IDS, (shard, packed))
+
+
+class FindRepeated(beam.DoFn):
+    """(hash, packed ids) -> the Finding of nodes that have rows in several boxes."""
+
+    def __init__(self, work: VerifyWork) -> None:
+        """Looks for nodes of the store of ``work``."""
+        self._work = work
+
+    def process(self, group: tuple[int, Iterable[PackedIds]]) -> Iterator[Finding]:
+        """Look through the ids of one hash."""
+        faults = list(repeated(self._work.generation, group[1]))
+        if faults:
+            yield Finding.of(faults)
+
+
+class SumFindings(beam.CombineFn):
+    """Finding -> one Finding."""
+
+    def create_accumulator(self) -> Finding:
+        """Nothing yet."""
+        return Finding()
+
+    def add_input(self, total: Finding, found: Finding) -> Finding:
+        """Add one."""
+        return Finding.total([total, found])
+
+    def merge_accumulators(self, totals: Iterable[Finding]) -> Finding:
+        """Add up."""
+        return Finding.total(totals)
+
+    def extract_output(self, total: Finding) -> Finding:
+        """The sum."""
+        return total
+
+
+class CloseCheck(beam.DoFn):
+    """Writes the outcome when everything is looked at, and emits it."""
+
+    def __init__(self, work: VerifyWork) -> None:
+        """Closes the check of ``work``."""
+        self._work = work
+
+    def process(self, _: None, found: Finding, seals: list[Seal]) -> Iterator[dict[str, Any]]:
+        """Close the check."""
+        yield close(self._work, found, seals)
+
+
+@dataclasses.dataclass(eq=False)
+class VerifyStore(beam.PTransform):
+    """Checks a store; the one element of the result is the outcome's body."""
+
+    work: VerifyWork
+
+    def expand(self, root: beam.Pipeline) -> beam.PCollection:
+        """Wire the steps."""
+        listed = (
+            root
+            | "Check" >> beam.Create([self.work], reshuffle=False)
+            | "ListParts" >> beam.ParDo(ListParts()).with_outputs(ListParts.FOUND, main="parts")
+        )
+        checked = (
+            listed.parts
+            | "SpreadParts" >> beam.Reshuffle()
+            | "CheckPartition"
+            >> beam.ParDo(CheckPartition(self.work)).with_outputs(
+                CheckPartition.IDS, CheckPartition.SEALS, main="found"
+            )
+        )
+        repeats = (
+            checked[CheckPartition.IDS]
+            | "KeyedByHash" >> beam.Map(_same).with_output_types(tuple[int, PackedIds])
+            | "GroupByHash" >> beam.GroupByKey()
+            | "FindRepeated" >> beam.ParDo(FindRepeated(self.work))
+        )
+        total = (
+            (listed[ListParts.FOUND], checked.found, repeats)
+            | "AllFindings" >> beam.Flatten()
+            | "SumFindings" >> beam.CombineGlobally(SumFindings())
+        )
+        return (
+            root
+            | "Once" >> beam.Create([None], reshuffle=False)
+            | "CloseCheck"
+            >> beam.ParDo(
+                CloseCheck(self.work),
+                beam.pvalue.AsSingleton(total),
+                beam.pvalue.AsList(checked[CheckPartition.SEALS]),
+            )
+        )
+
+
+def _same(element: tuple[int, PackedIds]) -> tuple[int, PackedIds]:
+    """The element; the step gives the key its type, and so its coder."""
+    return element
