@@ -142,6 +142,13 @@ def _computing(parser: argparse.ArgumentParser, config: dict[str, Any]) -> None:
         metavar="MB",
         help="decoded bytes under way at once while reading (default 256)",
     )
+    group.add_argument(
+        "--commit-seconds",
+        type=number,
+        default=config.get("commit_seconds"),
+        metavar="S",
+        help="for how long finished boxes gather to share a commit (default 5)",
+    )
 
 
 def _embed(parser: argparse.ArgumentParser) -> None:
@@ -170,6 +177,7 @@ def _embed(parser: argparse.ArgumentParser) -> None:
             "missing_image": "error",
             "missing_segmentation": "background",
             "read_mb": 256,
+            "commit_seconds": 5.0,
         },
     )
     group = parser.add_argument_group("what to write")

@@ -48,10 +48,9 @@ ATTEMPTS = 3
 # Between two attempts: who writes the volume, or mends it, gets a moment.
 _PAUSE_S = 0.2
 
-# Boxes share a commit up to these bounds; a box that took longer is committed as soon as it is
-# encoded. So a kill costs the box in flight and at most this much more.
+# Boxes share a commit up to these bounds and ``EmbedWork.commit_seconds``; a box that took longer
+# is committed as soon as it is encoded. So a kill costs the box in flight and at most that much.
 COMMIT_BYTES = 16 << 20
-COMMIT_SECONDS = 5.0
 COMMIT_BOXES = 64
 
 
@@ -306,7 +305,7 @@ class CommitBoxes(beam.DoFn):
         if (
             self._bytes >= COMMIT_BYTES
             or len(self._held) >= COMMIT_BOXES
-            or time.monotonic() - self._since >= COMMIT_SECONDS
+            or time.monotonic() - self._since >= self._work.commit_seconds
         ):
             yield from self._commit()
 

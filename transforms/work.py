@@ -26,6 +26,9 @@ from volumes.receipts import (
 from volumes.spec import VolumeSpec
 from volumes.store import Generation, name_of
 
+COMMIT_SECONDS = 5.0
+"""For how long boxes gather before they share a commit, unless the user says otherwise."""
+
 MissingImage = Literal["error", "zero"]
 MissingSegmentation = Literal["background", "error"]
 
@@ -52,6 +55,7 @@ class EmbedWork:
         agglomeration: The table that maps the segmentation's ids to bodies; None for none.
         fence: By which what it writes is refused once a newer run has taken over.
         retry_failed: Whether boxes that are set aside are done again.
+        commit_seconds: For how long boxes gather before they share a commit.
         renew: Whether boxes that are committed are compared with the inputs as they are now.
     """
 
@@ -73,6 +77,7 @@ class EmbedWork:
     fence: Fence = OPEN
     retry_failed: bool = False
     renew: bool = False
+    commit_seconds: float = COMMIT_SECONDS
 
     @property
     def voxel_size_nm(self) -> Vec3:

@@ -23,7 +23,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from transforms.boxes import COMMIT_SECONDS
+from transforms.work import COMMIT_SECONDS
 from volumes import objects
 from volumes.geometry import ChunkGrid, Vec, vec
 

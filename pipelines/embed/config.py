@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
-from transforms.work import MissingImage, MissingSegmentation
+from transforms.work import COMMIT_SECONDS, MissingImage, MissingSegmentation
 from volumes import objects
 from volumes.errors import RequestError
 from volumes.geometry import Vec, Vec3
@@ -16,6 +16,8 @@ BATCH = 2
 READ_MB = 256
 """Decoded megabytes under way at once while a box is read, unless the user says otherwise."""
 
+
+_LONGEST_COMMIT_S = 3600.0
 
 # Fields that name a place.
 _PLACES = ("image", "segmentation", "nodes", "model", "output", "agglomeration")
@@ -47,6 +49,8 @@ class EmbedConfig:
         agglomeration: Table that maps supervoxels to bodies; None where the segmentation has
             bodies.
         retry_failed: Whether boxes that are set aside are done again.
+        commit_seconds: For how long boxes gather before they share a commit; a kill costs so much
+            work, and the box in flight.
         scheduled: Whether the run gives way, and counts as done, while another one lives.
     """
 
@@ -70,6 +74,7 @@ class EmbedConfig:
     workers: int = 1
     agglomeration: str | None = None
     retry_failed: bool = False
+    commit_seconds: float = COMMIT_SECONDS
     scheduled: bool = False
 
     def __post_init__(self) -> None:
@@ -91,6 +96,11 @@ class EmbedConfig:
         for flag, count in (("--read-mb", self.read_mb), ("--workers", self.workers)):
             if count < 1:
                 raise RequestError(f"{flag} {count} is too few to work with; give 1 or more")
+        if not 0 <= self.commit_seconds <= _LONGEST_COMMIT_S:
+            raise RequestError(
+                f"--commit-seconds {self.commit_seconds:g} is none to work with: so much work is "
+                f"lost with a worker; give 0 to {_LONGEST_COMMIT_S:g}"
+            )
         if objects.redacted(self.output) != self.output:
             raise RequestError(
                 f"--output {objects.redacted(self.output)} was given with a password or a query "

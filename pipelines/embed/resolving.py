@@ -116,6 +116,7 @@ def resolved(config: EmbedConfig, generation: str, standing: dict[str, Any] | No
         bytes_in_flight=config.read_mb * 10**6,
         agglomeration=None if table is None else agglomeration.named(output, table),
         retry_failed=config.retry_failed,
+        commit_seconds=config.commit_seconds,
     )
     found = _survey(source, grid, image.voxel_size_nm)
     cost = estimate(work, found)

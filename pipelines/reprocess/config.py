@@ -36,6 +36,7 @@ class ReprocessConfig:
         missing_segmentation: What a segmentation chunk that is not stored means.
         read_mb: Decoded megabytes under way at once.
         workers: Local processes.
+        commit_seconds: For how long boxes gather before they share a commit.
         scheduled: Whether the run gives way, and counts as done, while another one lives.
     """
 
@@ -55,6 +56,7 @@ class ReprocessConfig:
     missing_segmentation: MissingSegmentation | None = None
     read_mb: int | None = None
     workers: int = 1
+    commit_seconds: float | None = None
     scheduled: bool = False
 
     def __post_init__(self) -> None:

@@ -1,0 +1,141 @@
+"""Kill -9 at random moments: what was committed stays, and the same command goes on from there."""
+
+import collections
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from launch.cli import main
+from tests.launch import place
+from tests.launch.place import last_json, tables
+from volumes import partition, runs, store
+from volumes.receipts import Receipt
+
+WORDS = [
+    *("embed", "--image=em.zarr", "--segmentation=seg.zarr", "--nodes=auto:60", "--box=16"),
+    *("--model=untrained:width=6,input=33,embedding=4", "--commit-seconds=0.2"),
+    *("--output=store", "--workers=2", "--json"),
+]
+KILLS = 20
+
+
+def started() -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "launch", *WORDS],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=place.environment(),
+        start_new_session=True,
+    )
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    """Its worker processes."""
+    listed = subprocess.run(
+        ["ps", "-o", "pid=,args=", "-s", str(process.pid)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = [line.split(None, 1) for line in listed.stdout.splitlines()]
+    return [int(pid) for pid, args in lines if "sdk_worker" in args and "sh -c" not in args]
+
+
+def receipts(folder: pathlib.Path) -> dict[str, Receipt]:
+    """What is committed now, by box."""
+    url = str(folder / "store")
+    if not (folder / "store" / "store.json").exists():
+        return {}
+    name, manifest = store.current(url)
+    if manifest is None:
+        return {}
+    generation = store.Generation.from_json(manifest["generation"] | {"store": url})
+    found: dict[str, Receipt] = {}
+    for part in store.partitions_present(generation):
+        where = generation.partition(part)
+        for box in partition.listed(where, "receipts"):
+            receipt = partition.read_receipt(where, box)
+            assert receipt is not None, name
+            found[box] = receipt
+    return found
+
+
+def killed(process: subprocess.Popen[str], what: str, after: float) -> str:
+    """Kill a part of a run after some seconds; gives what it printed before its end."""
+    end = time.monotonic() + after
+    while time.monotonic() < end and process.poll() is None:
+        time.sleep(0.02)
+    if process.poll() is None:
+        victims = children(process) if what == "a worker" else []
+        if victims:
+            os.kill(random.choice(victims), signal.SIGKILL)
+        elif what == "the launcher":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+    out, _ = process.communicate(timeout=120)
+    for pid in children(process):  # who outlived the launcher must not outlive the test
+        end = time.monotonic() + 60
+        while pathlib.Path(f"/proc/{pid}").exists() and time.monotonic() < end:
+            time.sleep(0.1)
+    return out
+
+
+@pytest.mark.slow
+def test_twenty_kills_lose_nothing_and_do_nothing_twice(
+    home: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    began = time.monotonic()
+    undisturbed = started()
+    out, _ = undisturbed.communicate(timeout=300)
+    whole_s = time.monotonic() - began
+    assert undisturbed.returncode == 0
+    whole = last_json(out)
+    assert main(["export", "--store=store", "--output=tables", "--quiet"]) == 0
+    expected = tables(home / "tables")
+    (home / "store").rename(home / "undisturbed")
+
+    rng = random.Random(20)
+    moments: collections.Counter[str] = collections.Counter()
+    kills = done = 0
+    before: dict[str, Receipt] = {}
+    while kills < KILLS or done == 0:
+        what = rng.choice(["everything", "the launcher", "a worker"])
+        process = started()
+        out = killed(process, what, rng.uniform(0.25, 1.0) * whole_s)
+        after = receipts(home)
+        # What was committed before the kill is there, receipt by receipt.
+        assert {box: after[box] for box in before} == before
+        moments["in the middle" if 0 < len(after) < int(str(whole["boxes"])) else "at an end"] += 1
+        if process.returncode == 0:
+            summary = last_json(out)
+            assert summary["boxes_skipped"] == len(before)
+            assert int(str(summary["boxes"])) + len(before) == whole["boxes"]
+            assert summary["embeddings_total"] == whole["embeddings_total"]
+        else:
+            kills += 1
+            capsys.readouterr()
+            status = main(["verify", "--store=store", "--json", "--quiet"]) if after else 1
+            if after:
+                found = last_json(capsys.readouterr().out)
+                assert {k for k, n in dict(found["faults"]).items() if n} <= {"undone"}, found
+                assert status == (0 if found["undone"] == 0 else 1)
+        before = after
+        if process.returncode == 0 or len(after) == whole["boxes"]:
+            assert main([*WORDS, "--quiet"]) == 0
+            assert main(["verify", "--store=store", "--quiet"]) == 0
+            assert main(["export", "--store=store", f"--output=tables{done}", "--quiet"]) == 0
+            assert tables(home / f"tables{done}") == expected
+            assert runs.living(str(home / "store")) == []
+            (home / "store").rename(home / f"store{done}")
+            done += 1
+            before = {}
+    print(dict(moments))
+    assert moments["in the middle"] >= KILLS // 4
