@@ -45,7 +45,7 @@ from segclr.crops import crop_box
 from segclr.encoder import Encoder, shared_encoder
 from segclr.sampler import sample_sites
 from transforms import boxes
-from volumes import partition
+from volumes import commits
 from volumes.geometry import ChunkGrid, Vec3, voxels_at
 from volumes.opening import open_volume, resolve_volume
 from volumes.reading import decoded_bytes, read_box
@@ -169,7 +169,7 @@ class Stopwatch:
         """Not started."""
         self.begun: float | None = None
         self.ended = 0.0
-        self._read, self._commit = boxes.read_input, partition.commit_box
+        self._read, self._commit = boxes.read_input, commits.commit_boxes
 
     def __enter__(self) -> "Stopwatch":
         """Put the two notes in."""
@@ -183,12 +183,12 @@ class Stopwatch:
             self.ended = time.perf_counter()
             return stands
 
-        boxes.read_input, partition.commit_box = read, commit
+        boxes.read_input, commits.commit_boxes = read, commit
         return self
 
     def __exit__(self, *_: object) -> None:
         """Take them out."""
-        boxes.read_input, partition.commit_box = self._read, self._commit
+        boxes.read_input, commits.commit_boxes = self._read, self._commit
 
     @property
     def seconds(self) -> float:
