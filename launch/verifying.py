@@ -9,6 +9,9 @@ from pipelines import verify
 from volumes import runs
 from volumes.commits import Fence
 
+# The message names so many boxes; the lines before it name a hundred.
+_PLACES = 5
+
 
 def run_verify(config: verify.VerifyConfig, running: Running) -> Summary:
     """Check a store.
@@ -61,10 +64,15 @@ def run_verify(config: verify.VerifyConfig, running: Running) -> Summary:
 
 def _left(plan: verify.VerifyPlan, result: verify.Result) -> str:
     what = "" if result.version is None else f" version {result.version}"
-    named = [f"{n:,} {kind}" for kind, n in result.left if kind != "stale"]
+    named = [f"{n:,} {kind}" for kind, n in result.left]
     if result.undone:
-        named.append(f"{result.undone:,} boxes undone")
-    return f"{plan.url}{what}: {', '.join(named)}. To go on: {'; '.join(result.remedies())}"
+        named.append(f"{verify.boxes_text(result.undone)} undone")
+    places = list(dict.fromkeys(where for where, _, _ in result.named))
+    more = ", ..." if len(places) > _PLACES else ""
+    return (
+        f"{plan.url}{what}: {', '.join(named)} ({', '.join(places[:_PLACES])}{more}). To go on: "
+        f"{'; '.join(result.remedies())}"
+    )
 
 
 JOBS: dict[str, Entry] = {"verify": (verify.VerifyConfig, run_verify)}

@@ -6,6 +6,7 @@ documents of newer software, are errors here as well, since they say nothing abo
 """
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -15,19 +16,19 @@ import tensorstore as ts
 
 from volumes import objects
 from volumes.errors import DataError, RunError
-from volumes.partition import ARRAYS, Partition, array, keys, listed, result
+from volumes.partition import ARRAYS, ROWS_A_CHUNK, Partition, array, keys, listed, result
 from volumes.receipts import Rows
 
 _T = TypeVar("_T")
 
-# Rows that are read side by side.
-_ROWS_AT_ONCE = 2**15
+# Rows that are read side by side, those that pad a chunk among them.
+_ROWS_AT_ONCE = 2**16
 
 # What TensorStore and the documents say of bytes that are lost or not what was written; a network
 # or a disk that fails says otherwise.
 _DAMAGE = re.compile(
-    "DATA_LOSS|NOT_FOUND|is missing|decoding|CRC-32C|magic|not a JSON document|is damaged|"
-    "was expected|is listed and is not there"
+    "DATA_LOSS|NOT_FOUND|is missing|decoding|uncompressed byte|CRC-32C|magic|"
+    "not a JSON document|is damaged|was expected|is listed and is not there"
 )
 
 _CHUNK = re.compile(rf"(?:{'|'.join(ARRAYS)})/c/(-?\d+)(?:/|$)")
@@ -105,8 +106,8 @@ def read_counts(
     for local, future in zip(boxes, futures, strict=True):
         try:
             found[local] = int(result(partition, future))
-        except DataError as e:
-            found[local] = e
+        except RunError as e:
+            found[local] = _damage(e)
     return found
 
 
@@ -135,13 +136,14 @@ def read_rows(
             try:
                 read = {name: result(partition, future) for name, future in by_name.items()}
                 yield local, Rows(**read)
-            except DataError as e:
-                yield local, e
+            except RunError as e:
+                yield local, _damage(e)
 
 
 def _grouped(boxes: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
     """The boxes in runs of a bounded number of rows, of one box at least."""
-    before = itertools.accumulate((count for _, count in boxes), initial=0)
+    padded = (max(1, math.ceil(count / ROWS_A_CHUNK)) * ROWS_A_CHUNK for _, count in boxes)
+    before = itertools.accumulate(padded, initial=0)
     numbered = zip(before, boxes, strict=False)
     for _, run in itertools.groupby(numbered, key=lambda pair: pair[0] // _ROWS_AT_ONCE):
         yield [box for _, box in run]
@@ -159,6 +161,13 @@ def is_ascending(rows: Rows) -> bool:
     later = segments[1:] > segments[:-1]
     later |= (segments[1:] == segments[:-1]) & (nodes[1:] > nodes[:-1])
     return bool(later.all())
+
+
+def _damage(error: RunError) -> DataError:
+    """The error as one of damage; raised again where it is another."""
+    if not is_damage(error):
+        raise error
+    return DataError(str(error))
 
 
 def reason(error: RunError, partition: Partition) -> str:

@@ -6,7 +6,8 @@ from typing import Any
 
 import apache_beam as beam
 
-from transforms.verify import VerifyStore, VerifyWork
+from transforms.findings import VerifyWork
+from transforms.verify import VerifyStore
 from volumes import objects, provenance, store
 from volumes.embeddings import EmbeddingStore
 from volumes.errors import RequestError, RunError
@@ -147,15 +148,19 @@ class Result:
 
     def lines(self) -> list[str]:
         """What was found, a line each; one line where all is well."""
-        rows = f"{self.boxes:,} boxes, {self.rows:,} rows"
+        rows = f"{boxes_text(self.boxes)}, {self.rows:,} {'row' if self.rows == 1 else 'rows'}"
         lines = []
         if self.faults:
             named = [f"  {where} ({kind}): {says}" for where, kind, says in self.named]
             more = sum(n for _, n in self.faults) - len(named)
             lines = [f"{rows}; found:", *named, *([f"  and {more:,} more"] if more else [])]
         if self.repaired:
-            again = "" if self.published is None else f"; version {self.published} records them"
-            lines.append(f"{self.repaired:,} boxes repaired{again}")
+            again = (
+                ""
+                if self.published is None
+                else f"; version {self.published} records what is undone"
+            )
+            lines.append(f"{boxes_text(self.repaired)} repaired{again}")
         if self.clean:
             lines.append(f"{rows}: every row is what its receipt says")
         return lines
@@ -166,15 +171,21 @@ class Result:
         if self.version is not None:
             yield "run verify without --version, which tells whether the same is so of what is now"
             return
+        stale = left.get("stale", 0)
         if self.mendable:
             yield "verify --repair puts the damaged boxes back in the queue"
-        elif self.undone and not self.recorded:
+        elif self.undone and not self.recorded and not stale:
             yield "verify --repair records the undone boxes, so that embed knows of them"
-        if self.undone or self.mendable:
+        if self.undone > stale or self.mendable:
             yield "the same embed command computes the boxes that are undone"
         for kinds, sentence in _REMEDIES:
             if any(left.get(kind, 0) for kind in kinds):
                 yield sentence
+
+
+def boxes_text(count: int) -> str:
+    """A number of boxes for people."""
+    return f"{count:,} {'box' if count == 1 else 'boxes'}"
 
 
 def plan(config: VerifyConfig) -> VerifyPlan:

@@ -173,6 +173,35 @@ def test_writers_in_several_processes_lose_nothing(part: Partition) -> None:
     assert len(partition.listed(part, "receipts")) == 16
 
 
+def _share_commits(parts: list[Partition], first: int) -> None:
+    """Plan and commit 24 boxes of each partition, four a commit, beginning somewhere else."""
+    for i in range(0, 24, 4):
+        boxes = [(first + i + k) % 24 for k in range(4)]
+        for part in parts if first % 2 else parts[::-1]:
+            commits.plan_boxes(part, [plan_of(f"{b}_0_0", 20) for b in boxes])
+            rows = {b: make_rows(20, seed=b) for b in boxes}
+            changes = [Change(b, f"{b}_0_0", receipt_of(f"{b}_0_0", r), r) for b, r in rows.items()]
+            stands = commits.commit_boxes(part, changes)
+            assert [s.box for s in stands if s is not None] == [c.box for c in changes]
+
+
+def test_four_processes_on_two_partitions_share_commits_and_lose_nothing(
+    tmp_path: pathlib.Path,
+) -> None:
+    parts = [Partition(str(tmp_path / name), boxes=64, width=4) for name in ("0_0_0", "1_0_0")]
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_share_commits, args=(parts, f)) for f in (0, 1, 2, 7)]
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join(120)
+    assert [w.exitcode for w in workers] == [0] * 4
+    for part in parts:
+        assert len(partition.listed(part, "receipts")) == 24
+        for i in range(24):
+            assert partition.read_rows(part, i).digest() == make_rows(20, seed=i).digest()
+
+
 def test_a_store_that_cannot_be_written_says_where(tmp_path: pathlib.Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("not a directory")
