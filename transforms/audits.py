@@ -13,7 +13,7 @@ import numpy.typing as npt
 from segclr.nodes import Nodes
 from volumes import audits, partition
 from volumes.errors import DataError
-from volumes.geometry import Vec, vec
+from volumes.geometry import Vec
 from volumes.partition import Partition
 from volumes.receipts import BoxPlan, Failure, Receipt, Rows
 from volumes.store import Generation, coordinate_of, name_of
@@ -78,14 +78,6 @@ class Audit:
         return sorted({f.where for f in self.faults if f.mends}, key=coordinate_of)
 
 
-def key_of(generation: Generation, name: str, local: int) -> str:
-    """Key of the box at an index on the box axis of a partition."""
-    nx, ny, _ = generation.block
-    offset = (local % nx, local // nx % ny, local // (nx * ny))
-    corner = (c * n for c, n in zip(coordinate_of(name), generation.block, strict=True))
-    return name_of(vec(c + o for c, o in zip(corner, offset, strict=True)))
-
-
 def audit(generation: Generation, name: str, version: int) -> Audit:
     """Check a partition at a version of its database.
 
@@ -97,7 +89,7 @@ def audit(generation: Generation, name: str, version: int) -> Audit:
     by_local = {generation.local(c): name_of(c) for c in found.coordinates()}
     for local in sorted(set(found.chunks) - set(by_local)):
         if 0 <= local < found.part.boxes:
-            by_local[local] = key_of(generation, name, local)
+            by_local[local] = name_of(generation.box_at(coordinate_of(name), local))
         else:
             says = f"there are rows at place {local} of {found.part.boxes}"
             faults.append(Fault("misplaced", f"partition {name}", says))

@@ -7,7 +7,7 @@ positions on its box axis.
 import math
 from collections.abc import Iterator
 
-from volumes.geometry import ChunkGrid, Vec, vec
+from volumes.geometry import ChunkGrid, vec
 from volumes.store import Generation
 
 Range = tuple[int, int, int]
@@ -37,12 +37,8 @@ def boxes_of(grid: ChunkGrid, generation: Generation, span: Range) -> Iterator[i
     """Grid indices of the boxes in a range; a block at the edge reaches beyond the grid."""
     block, start, stop = span
     corner = generation.blocks(grid).coordinate(block)
-    nx, ny, _ = generation.block
     for local in range(start, stop):
-        offset = (local % nx, local // nx % ny, local // (nx * ny))
-        coordinate: Vec = vec(
-            c * n + o for c, n, o in zip(corner, generation.block, offset, strict=True)
-        )
+        coordinate = generation.box_at(corner, local)
         if grid.lattice_domain.contains(coordinate):
             yield grid.index(coordinate)
 

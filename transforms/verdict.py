@@ -5,8 +5,8 @@ from typing import Any
 
 from transforms.audits import FAILED, STALE, Fault
 from transforms.findings import Finding, VerifyWork
-from volumes import audits, provenance, store
-from volumes.errors import RunError
+from volumes import provenance, store
+from volumes.errors import DataError
 from volumes.geometry import ChunkGrid
 from volumes.receipts import json_digest
 from volumes.store import Generation, Seal
@@ -103,9 +103,7 @@ def close(work: VerifyWork, found: Finding, seals: list[Seal]) -> dict[str, Any]
     try:
         document = standing_version(work)
         faults = list(total_faults(work, document, found.nodes))
-    except RunError as e:
-        if not audits.is_damage(e):
-            raise
+    except DataError as e:
         faults = [Fault("totals", "store", f"the nodes that were read cannot be told: {e}")]
     found = Finding.total([found, Finding.of(faults)])
     published = publish(work, document, found, seals) if work.repair else None

@@ -21,7 +21,7 @@ from transforms.counting import count, timed
 from transforms.findings import Finding, Part, Pin, VerifyWork, finding_of
 from transforms.verdict import close
 from volumes import audits, commits, partition, store
-from volumes.errors import RunError
+from volumes.errors import DataError, RunError
 from volumes.store import Generation, Seal
 
 # Hashes that ids are grouped by: 10**9 rows are 20 MB of ids each.
@@ -43,9 +43,7 @@ def parts(work: VerifyWork) -> Iterator[Part | Fault]:
     for number in numbers:
         try:
             document = _version(generation.store, number)
-        except RunError as e:
-            if not audits.is_damage(e):
-                raise
+        except DataError as e:
             yield Fault("version", f"version {number}", str(e))
             continue
         its = Generation.from_json(document["generation"] | {"store": generation.store})
@@ -81,9 +79,7 @@ def check_boxes(part: Part) -> Audit:
         where = part.generation.partition(part.name)
         at = partition.newest_version(where) if part.at is None else part.at
         return boxes.audit(part.generation, part.name, at)
-    except RunError as e:
-        if not audits.is_damage(e):
-            raise
+    except DataError as e:
         return _unreadable(part, str(e))
 
 
@@ -105,9 +101,7 @@ def pin_faults(part: Part) -> Iterator[Fault]:
             continue
         try:
             sealed = store.seal(part.generation, part.name, pin.at).digest
-        except RunError as e:
-            if not audits.is_damage(e):
-                raise
+        except DataError as e:
             yield Fault("version", place, f"partition {part.name} cannot be accounted for: {e}")
             continue
         if sealed != pin.digest:
@@ -181,7 +175,10 @@ def repeated(generation: Generation, packed: Iterable[PackedIds]) -> Iterator[Fa
     several = stops - starts > 1
     for start, stop in zip(starts[several], stops[several], strict=True):
         places = {(int(owner[i]), int(ids["local"][i])) for i in range(start, stop)}
-        keys = {boxes.key_of(generation, names[o], local) for o, local in places}
+        keys = {
+            store.name_of(generation.box_at(store.coordinate_of(names[o]), local))
+            for o, local in places
+        }
         if len(keys) > 1:
             first, *others = sorted(keys, key=store.coordinate_of)
             says = (
@@ -234,9 +231,7 @@ class CheckPartition(beam.DoFn):
             try:
                 seal = store.seal(part.generation, part.name)
                 yield beam.pvalue.TaggedOutput(self.SEALS, seal)
-            except RunError as e:
-                if not audits.is_damage(e):
-                    raise
+            except DataError:
                 found = dataclasses.replace(found, unsealed=1)
         yield found
         count("boxes", found.boxes)

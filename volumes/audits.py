@@ -24,19 +24,7 @@ _T = TypeVar("_T")
 # Rows that are read side by side, those that pad a chunk among them.
 _ROWS_AT_ONCE = 2**16
 
-# What TensorStore and the documents say of bytes that are lost or not what was written; a network
-# or a disk that fails says otherwise.
-_DAMAGE = re.compile(
-    "DATA_LOSS|NOT_FOUND|is missing|decoding|uncompressed byte|CRC-32C|magic|"
-    "not a JSON document|is damaged|was expected|is listed and is not there"
-)
-
 _CHUNK = re.compile(rf"(?:{'|'.join(ARRAYS)})/c/(-?\d+)(?:/|$)")
-
-
-def is_damage(error: RunError) -> bool:
-    """Whether an error tells of bytes that are lost or damaged, not of storage that fails."""
-    return isinstance(error, DataError) or _DAMAGE.search(str(error)) is not None
 
 
 def has_version(partition: Partition, version: int) -> bool:
@@ -47,10 +35,8 @@ def has_version(partition: Partition, version: int) -> bool:
     """
     try:
         result(partition, keys(partition, version).read("epoch"))
-    except RunError as e:
-        if is_damage(e):
-            return False
-        raise
+    except DataError:
+        return False
     return True
 
 
@@ -73,9 +59,7 @@ def read_documents(
     for box, future in zip(boxes, futures, strict=True):
         try:
             found[box] = load(bytes(result(partition, future).value), f"{what}/{box}")
-        except RunError as e:
-            if not is_damage(e):
-                raise
+        except DataError as e:
             damaged[box] = str(e)
     return found, damaged
 
@@ -106,8 +90,8 @@ def read_counts(
     for local, future in zip(boxes, futures, strict=True):
         try:
             found[local] = int(result(partition, future))
-        except RunError as e:
-            found[local] = _damage(e)
+        except DataError as e:
+            found[local] = e
     return found
 
 
@@ -136,8 +120,8 @@ def read_rows(
             try:
                 read = {name: result(partition, future) for name, future in by_name.items()}
                 yield local, Rows(**read)
-            except RunError as e:
-                yield local, _damage(e)
+            except DataError as e:
+                yield local, e
 
 
 def _grouped(boxes: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
@@ -161,13 +145,6 @@ def is_ascending(rows: Rows) -> bool:
     later = segments[1:] > segments[:-1]
     later |= (segments[1:] == segments[:-1]) & (nodes[1:] > nodes[:-1])
     return bool(later.all())
-
-
-def _damage(error: RunError) -> DataError:
-    """The error as one of damage; raised again where it is another."""
-    if not is_damage(error):
-        raise error
-    return DataError(str(error))
 
 
 def reason(error: RunError, partition: Partition) -> str:

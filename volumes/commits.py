@@ -30,7 +30,7 @@ import numpy as np
 import tensorstore as ts
 
 from volumes import objects
-from volumes.errors import RunError
+from volumes.errors import DataError, RunError
 from volumes.partition import (
     ARRAYS,
     ROWS_A_CHUNK,
@@ -146,10 +146,10 @@ def _plan_once(
     for plan, future in zip(plans, found, strict=True):
         read = result(partition, future)
         if read.state == "value":
-            known = BoxPlan.from_bytes(read.value, f"{partition} plan/{plan.box}")
+            known = _known_plan(read.value, f"{partition} plan/{plan.box}", replace)
             if known == plan:
                 continue
-            if not replace:
+            if known is not None and not replace:
                 raise RunError(
                     f"box {plan.box} of {partition} owes {known.nodes} nodes "
                     f"({known.content[:12]}) from an earlier run and {plan.nodes} "
@@ -172,6 +172,16 @@ def _plan_once(
         result(partition, write)
     _commit(partition, transaction)
     return len(new)
+
+
+def _known_plan(data: bytes, where: str, replace: bool) -> BoxPlan | None:
+    """The plan that stands; None where it is damaged and may be replaced."""
+    try:
+        return BoxPlan.from_bytes(data, where)
+    except DataError:
+        if replace:
+            return None
+        raise
 
 
 def commit_boxes(

@@ -8,7 +8,7 @@ round integers above 2**53.
 import json
 from typing import Any
 
-from volumes.errors import RunError
+from volumes.errors import DataError, RunError
 from volumes.redaction import redacted, redacted_text
 
 
@@ -22,17 +22,17 @@ def load(data: bytes, kind: str, version: int, where: str) -> dict[str, Any]:
     """The body of a document.
 
     Raises:
-        RunError: It is no JSON object, of another format, or of a newer version than this
-            software reads; ``where`` says which document.
+        DataError: It is no JSON object, or of another format; ``where`` says which document.
+        RunError: It is of a newer version than this software reads.
     """
     where = redacted_text(where)
     try:
         document = json.loads(data)
     except ValueError as e:
-        raise RunError(f"{where} is not a JSON document ({e}); it is damaged") from e
+        raise DataError(f"{where} is not a JSON document ({e}); it is damaged") from e
     if not isinstance(document, dict) or document.get("format") != kind:
         found = document.get("format") if isinstance(document, dict) else type(document).__name__
-        raise RunError(f"{where} has format {found!r} where {kind!r} was expected")
+        raise DataError(f"{where} has format {found!r} where {kind!r} was expected")
     found = document.get("format_version")
     if not isinstance(found, int) or found > version:
         raise RunError(

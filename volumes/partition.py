@@ -49,6 +49,10 @@ _ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
     "crop_digest": ("uint8", (DIGEST_BYTES,)),
 }
 
+# What TensorStore says of bytes that are lost or are not what was written; a network or a disk that
+# fails says otherwise.
+_DAMAGED = re.compile("^DATA_LOSS|^NOT_FOUND|decoding|decompress|uncompressed|CRC-32C|magic")
+
 ARRAYS = ("embedding", *_ARRAYS, "count")
 """Names of a partition's arrays."""
 
@@ -113,7 +117,7 @@ def read_all(
         where = f"{partition} {what}/{box}"
         read = result(partition, future)
         if read.state != "value":
-            raise RunError(f"{where} is listed and is not there: another run takes it away")
+            raise DataError(f"{where} is listed and is not there: it is lost, or was taken away")
         found[box] = load(read.value, where)
     return found
 
@@ -171,7 +175,8 @@ def newest_version(partition: Partition) -> int:
     except ValueError as e:
         if "NOT_FOUND" in str(e):
             return 0
-        raise RunError(f"cannot read {partition}: {objects.redacted(str(e))}") from e
+        kind = DataError if _DAMAGED.search(str(e)) else RunError
+        raise kind(f"cannot read {partition}: {objects.redacted(str(e))}") from e
     return int(manifest["versions"][-1]["generation_number"])
 
 
@@ -258,7 +263,7 @@ def result(partition: Partition, future: Any) -> Any:
     except ValueError as e:
         message = str(e)
         refuse_conflict(e)
-        kind = MissingError if "is missing" in message else RunError
-        if message.startswith("DATA_LOSS"):
-            kind = DataError
+        kind = DataError if _DAMAGED.search(message) else RunError
+        if "is missing" in message:
+            kind = MissingError
         raise kind(f"{partition}: {objects.redacted(message)}") from e

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from volumes import documents
-from volumes.errors import RunError
+from volumes.errors import DataError
 from volumes.geometry import Box
 
 _T = TypeVar("_T")
@@ -194,7 +194,7 @@ class Receipt:
             body["read_box"] = Box.from_json(body["read_box"])
             body["rejected"] = tuple(sorted(body["rejected"].items()))
         except (KeyError, TypeError, ValueError, AttributeError) as e:
-            raise RunError(f"{where} is damaged: {e!r}") from e
+            raise DataError(f"{where} is damaged: {e!r}") from e
         return _made(cls, body, where)
 
 
@@ -237,4 +237,4 @@ def _made(cls: type[_T], body: dict[str, Any], where: str) -> _T:
     try:
         return cls(**body)
     except TypeError as e:
-        raise RunError(f"{where} is damaged: {e}") from e
+        raise DataError(f"{where} is damaged: {e}") from e

@@ -89,6 +89,12 @@ class Generation:
         i, j, k = (c % b for c, b in zip(box, self.block, strict=True))
         return i + self.block[0] * (j + self.block[1] * k)
 
+    def box_at(self, partition: Vec, local: int) -> Vec:
+        """Lattice coordinate of the box at an index of a partition; the inverse of ``local``."""
+        nx, ny, _ = self.block
+        offset = (local % nx, local // nx % ny, local // (nx * ny))
+        return vec(c * n + o for c, n, o in zip(partition, self.block, offset, strict=True))
+
     def place(self, box: Vec) -> tuple[Partition, int]:
         """The partition that owns a box, and the box's index in it."""
         return self.partition(self.partition_name(box)), self.local(box)

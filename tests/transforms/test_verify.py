@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from segclr.nodes import Nodes
 from tests.volumes.test_partition import make_rows, receipt_of
-from transforms import audits, verdict, verify
+from transforms import verdict, verify
 from transforms.audits import IDS, Fault
 from transforms.findings import Finding, Part, VerifyWork, finding_of
 from volumes import commits, compaction, objects, partition, store
@@ -550,7 +550,7 @@ def test_keys_are_those_of_the_places() -> None:
     for box in ("0_0_0", "-1_5_7", "-7_-1_2"):
         coordinate = store.coordinate_of(box)
         name, local = generation.partition_name(coordinate), generation.local(coordinate)
-        assert audits.key_of(generation, name, local) == box
+        assert generation.box_at(store.coordinate_of(name), local) == coordinate
 
 
 def test_findings_add_up_in_any_order_and_name_the_first_boxes() -> None:
