@@ -19,7 +19,7 @@ def test_there_are_commands_for_the_whole_way() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_has_a_job_and_its_flags(command: str) -> None:
-    _, name, *words = shlex.split(command)
+    _, name, *words = shlex.split(command, comments=True)
     job = flags.JOBS[name]
     parser = parsers.job_parser(job)
     parsed, unknown = parser.parse_known_args(words)

@@ -41,6 +41,7 @@ class EmbeddingStore:
         Raises:
             RequestError: There is no store, no such version, or nothing published yet.
         """
+        partition.forget()
         shown = objects.redacted(url)
         if objects.read(objects.join(url, "store.json")) is None:
             raise RequestError(

@@ -250,6 +250,12 @@ def keys(partition: Partition, version: int | None = None) -> ts.KvStore:
     return found
 
 
+def forget() -> None:
+    """Open databases again where they are asked for: one may have been made anew in its place."""
+    array.cache_clear()
+    keys.cache_clear()
+
+
 def result(partition: Partition, future: Any) -> Any:
     """The future's value; what TensorStore raises becomes a ``RunError`` that says where.
 

@@ -1,4 +1,6 @@
+import multiprocessing
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -171,3 +173,22 @@ def test_what_a_killed_writer_left_does_not_make_a_directory_foreign(
 ) -> None:
     (tmp_path / ".store.json.abc123.tmp").write_bytes(b"{")
     assert store.read_store(str(tmp_path)) is None
+
+
+def _refill(generation: Generation) -> None:
+    store.prepare(generation, manifest(generation))
+    commit(generation, "0_0_0", 9, seed=5)
+    store.publish(generation, seals(generation), {"run": "r"})
+
+
+def test_a_store_that_was_made_anew_in_its_place_is_opened_anew(generation: Generation) -> None:
+    filled(generation)
+    store.publish(generation, seals(generation), {"run": "r"})
+    assert len(EmbeddingStore.open(generation.store).by_box("0_0_0")) == 3
+    shutil.rmtree(generation.store)
+    process = multiprocessing.get_context("spawn").Process(target=_refill, args=(generation,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert len(EmbeddingStore.open(generation.store).by_box("0_0_0")) == 9
+    assert len(EmbeddingStore.open(generation.store, 1).by_box("0_0_0")) == 9
