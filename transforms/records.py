@@ -1,8 +1,8 @@
 """Rows of two versions as small records that cancel out, and what is counted from them.
 
 A record stands for a row: its identity, 16 bytes of digest, and in how many more rows the later
-version has it. Records of equal rows are added up wherever they meet, in any order, and vanish where
-both versions have as many.
+version has it. Records of equal rows are added up wherever they meet, in any order, and vanish
+where both versions have as many.
 """
 
 import functools

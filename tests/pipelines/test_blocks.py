@@ -1,6 +1,5 @@
 """The shape of partitions, from expected commits, workers and what the storage takes."""
 
-import itertools
 import math
 
 import numpy as np

@@ -1,0 +1,133 @@
+"""The jobs ``versions``, ``diff`` and ``compact`` as the command line runs them."""
+
+import contextlib
+import dataclasses
+import pathlib
+import tempfile
+from collections.abc import Iterator
+
+from launch import runner
+from launch.jobs import Entry, GivenWayError, Running, Summary, Watch
+from pipelines import compact, diff, versions
+from volumes import objects, runs
+from volumes.commits import Fence
+from volumes.errors import RequestError
+from volumes.runs import StoreBusyError
+
+
+def run_versions(config: versions.VersionsConfig, running: Running) -> Summary:
+    """List the versions of a store."""
+    url = versions.store_url(config.store)
+    if running.planned([f"store: {url}, its documents are read and nothing is written"]):
+        return {"dry_run": True, "plan": {"job": "versions", "store": url}}
+    found = versions.listed(config)
+    if found:
+        running.out.say(*versions.table(found))
+    else:
+        running.out.say(f"{url} has no published version yet")
+    return {"store": url, "versions": [v.to_json() for v in found]}
+
+
+def run_diff(config: diff.DiffConfig, running: Running) -> Summary:
+    """Compare two versions of a store.
+
+    Raises:
+        RequestError: The workers are elsewhere, and there is no place for the result.
+    """
+    plan = diff.plan(config)
+    if config.output is None and running.engine.lower() not in runner._LOCAL:
+        raise RequestError(
+            f"--runner {running.engine} needs --output here: its workers are on other machines, "
+            "and hand back what they find as a file; name one that they and this machine reach"
+        )
+    if running.planned(plan.lines()):
+        return {"dry_run": True, "plan": plan.to_json()}
+    with contextlib.ExitStack() as stack:
+        if config.output is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            plan = plan.into(str(pathlib.Path(folder) / "diff.csv"))
+        counts: runner.Counts = {}
+        if plan.complete is not None:
+            running.out.say(f"nothing to do: {plan.work.output} has all of this diff already")
+        else:
+            diff.prepare(plan)
+            watch = Watch(lambda: sum(map(objects.exists, plan.files())), plan.work.parts, "files")
+            counts = running.pipeline(lambda root: diff.build(root, plan), watch)
+        result = diff.finish(plan)
+    work = plan.work
+    running.out.say(
+        f"{work.store}: from version {work.before} to version {work.after} {result.added:,} nodes "
+        f"added, {result.removed:,} removed, {result.changed:,} changed, of "
+        f"{result.segments:,} segments",
+        *result.table(),
+    )
+    return {
+        "store": work.store,
+        "from": work.before,
+        "to": work.after,
+        "added": result.added,
+        "removed": result.removed,
+        "changed": result.changed,
+        "segments": result.segments,
+        "largest": [
+            {"segment_id": s, "added": a, "removed": r, "changed": c}
+            for s, a, r, c in result.largest
+        ],
+        "files": [] if config.output is None else list(result.files),
+        "partitions_compared": counts.get("partitions_compared", 0),
+        "boxes_compared": counts.get("boxes_compared", 0),
+        "rows_read": counts.get("rows_read", 0),
+    }
+
+
+def run_compact(config: compact.CompactConfig, running: Running) -> Summary:
+    """Remove from a store what its newest versions do not need."""
+    plan = compact.plan(config)
+    if running.planned(plan.lines()):
+        return {"dry_run": True, "plan": plan.to_json()}
+    with _alone(plan, config.scheduled, running) as fence:
+        # What is there now that nobody else works on it.
+        now = compact.plan(config)
+        work = dataclasses.replace(now.work, run=plan.work.run, fence=fence)
+        plan = dataclasses.replace(now, work=work)
+        watch = Watch(lambda: compact.done(plan), plan.partitions, "partitions")
+        running.pipeline(lambda root: compact.build(root, plan), watch)
+        result = compact.finish(plan)
+    running.out.say(*(f"{plan.url}: {line}" for line in result.lines()))
+    return {"store": plan.url, **dataclasses.asdict(result)}
+
+
+@contextlib.contextmanager
+def _alone(plan: compact.CompactPlan, scheduled: bool, running: Running) -> Iterator[Fence]:
+    """Work alone on the plan's store while the body runs; gives the run's fence.
+
+    Raises:
+        GivenWayError: Another run lives, and this one is scheduled.
+        StoreBusyError: Another run lives.
+    """
+    try:
+        registering = runs.registered(
+            plan.url,
+            plan.work.run,
+            job="compact",
+            exclusive=True,
+            command=running.command,
+            identity="",
+        )
+        with registering as run:
+            yield Fence(run.epoch, run.exclusive)
+    except StoreBusyError as e:
+        if not scheduled:
+            raise
+        raise GivenWayError(
+            f"nothing done: {plan.url} is being worked on by {e.other.describe()}; a scheduled "
+            "start gives way"
+        ) from e
+
+
+JOBS: dict[str, Entry] = {
+    "versions": (versions.VersionsConfig, run_versions),
+    "diff": (diff.DiffConfig, run_diff),
+    "compact": (compact.CompactConfig, run_compact),
+}
+"""The jobs of this module."""
