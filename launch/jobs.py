@@ -15,7 +15,6 @@ from launch import console, progress, runner
 from launch.cli import DONE, FAILED, WRONG
 from launch.console import Console
 from pipelines import embed, export, ingest, reprocess
-from transforms.work import EmbedWork
 from volumes import objects, partition, runs, store
 from volumes.commits import Fence
 from volumes.errors import RequestError, RunError
@@ -74,26 +73,40 @@ class Running:
 
     @contextlib.contextmanager
     def registered(
-        self, work: EmbedWork, job: str, scheduled: bool, *, exclusive: bool = False
-    ) -> Iterator[EmbedWork]:
-        """Register a run in its store while the body runs; gives the work with its epoch.
+        self,
+        url: str,
+        run: str,
+        job: str,
+        identity: str = "",
+        *,
+        scheduled: bool = False,
+        exclusive: bool = False,
+    ) -> Iterator[Fence]:
+        """Register a run in its store while the body runs; gives the run's fence.
+
+        Args:
+            url: The store.
+            run: The run's name.
+            job: The job.
+            identity: What makes a run the same run.
+            scheduled: Whether it gives way to a living run.
+            exclusive: Whether it works alone; a scheduled one does.
 
         Raises:
             GivenWayError: Another run lives, and this one is scheduled.
             StoreBusyError: Another run lives, which this one may not work beside.
         """
-        url = work.generation.store
+        registering = runs.registered(
+            url,
+            run,
+            job=job,
+            exclusive=exclusive or scheduled,
+            command=self.command,
+            identity=identity,
+        )
         try:
-            registering = runs.registered(
-                url,
-                work.run,
-                job=job,
-                exclusive=exclusive or scheduled,
-                command=self.command,
-                identity=work.identity,
-            )
-            with registering as run:
-                yield dataclasses.replace(work, fence=Fence(run.epoch, run.exclusive))
+            with registering as known:
+                yield Fence(known.epoch, known.exclusive)
         except StoreBusyError as e:
             if not scheduled:
                 raise
@@ -239,8 +252,7 @@ def run_embed(config: embed.EmbedConfig, running: Running) -> Summary:
         )
     else:
         embed.prepare(plan, running.command)
-        with running.registered(plan.work, "embed", config.scheduled) as work:
-            plan = dataclasses.replace(plan, work=work)
+        with _registered(plan, config.scheduled, running) as plan:
             watch = Watch(lambda: _boxes_committed(plan), plan.estimate.boxes, "boxes")
             running.pipeline(lambda root: embed.build(root, plan), watch)
             result = embed.finish(plan)
@@ -252,13 +264,30 @@ def run_reprocess(config: reprocess.ReprocessConfig, running: Running) -> Summar
     plan = reprocess.plan(config)
     if running.planned(plan.lines()):
         return {"dry_run": True, "plan": plan.to_json()}
-    with running.registered(plan.work, "reprocess", config.scheduled, exclusive=True) as work:
-        plan = dataclasses.replace(plan, work=work)
+    with _registered(plan, config.scheduled, running) as plan:
         embed.prepare(plan, running.command)
         watch = Watch(lambda: _boxes_committed(plan), plan.estimate.boxes, "boxes")
         running.pipeline(lambda root: embed.build(root, plan), watch)
         result = embed.finish(plan)
     return embedded(plan, result, running)
+
+
+@contextlib.contextmanager
+def _registered(
+    plan: embed.EmbedPlan, scheduled: bool, running: Running
+) -> Iterator[embed.EmbedPlan]:
+    """Register a run that embeds while the body runs; gives the plan with the run's fence."""
+    work = plan.work
+    registering = running.registered(
+        work.generation.store,
+        work.run,
+        plan.job,
+        work.identity,
+        scheduled=scheduled,
+        exclusive=plan.job != "embed",
+    )
+    with registering as fence:
+        yield dataclasses.replace(plan, work=dataclasses.replace(work, fence=fence))
 
 
 def embedded(plan: embed.EmbedPlan, result: embed.Result, running: Running) -> Summary:

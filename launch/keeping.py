@@ -4,15 +4,12 @@ import contextlib
 import dataclasses
 import pathlib
 import tempfile
-from collections.abc import Iterator
 
 from launch import runner
-from launch.jobs import Entry, GivenWayError, Running, Summary, Watch
+from launch.jobs import Entry, Running, Summary, Watch
 from pipelines import compact, diff, versions
-from volumes import objects, runs
-from volumes.commits import Fence
+from volumes import objects
 from volumes.errors import RequestError
-from volumes.runs import StoreBusyError
 
 
 def run_versions(config: versions.VersionsConfig, running: Running) -> Summary:
@@ -85,7 +82,10 @@ def run_compact(config: compact.CompactConfig, running: Running) -> Summary:
     plan = compact.plan(config)
     if running.planned(plan.lines()):
         return {"dry_run": True, "plan": plan.to_json()}
-    with _alone(plan, config.scheduled, running) as fence:
+    alone = running.registered(
+        plan.url, plan.work.run, "compact", scheduled=config.scheduled, exclusive=True
+    )
+    with alone as fence:
         # What is there now that nobody else works on it.
         now = compact.plan(config)
         work = dataclasses.replace(now.work, run=plan.work.run, fence=fence)
@@ -95,34 +95,6 @@ def run_compact(config: compact.CompactConfig, running: Running) -> Summary:
         result = compact.finish(plan)
     running.out.say(*(f"{plan.url}: {line}" for line in result.lines()))
     return {"store": plan.url, **dataclasses.asdict(result)}
-
-
-@contextlib.contextmanager
-def _alone(plan: compact.CompactPlan, scheduled: bool, running: Running) -> Iterator[Fence]:
-    """Work alone on the plan's store while the body runs; gives the run's fence.
-
-    Raises:
-        GivenWayError: Another run lives, and this one is scheduled.
-        StoreBusyError: Another run lives.
-    """
-    try:
-        registering = runs.registered(
-            plan.url,
-            plan.work.run,
-            job="compact",
-            exclusive=True,
-            command=running.command,
-            identity="",
-        )
-        with registering as run:
-            yield Fence(run.epoch, run.exclusive)
-    except StoreBusyError as e:
-        if not scheduled:
-            raise
-        raise GivenWayError(
-            f"nothing done: {plan.url} is being worked on by {e.other.describe()}; a scheduled "
-            "start gives way"
-        ) from e
 
 
 JOBS: dict[str, Entry] = {

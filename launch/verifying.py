@@ -6,8 +6,6 @@ import dataclasses
 from launch import runner
 from launch.jobs import Entry, Running, Summary, UndoneError
 from pipelines import verify
-from volumes import runs
-from volumes.commits import Fence
 
 # The message names so many boxes; the lines before it name a hundred.
 _PLACES = 5
@@ -24,16 +22,8 @@ def run_verify(config: verify.VerifyConfig, running: Running) -> Summary:
         return {"dry_run": True, "plan": plan.to_json()}
     with contextlib.ExitStack() as stack:
         if config.repair:
-            registering = runs.registered(
-                plan.url,
-                plan.work.run,
-                job="verify",
-                exclusive=True,
-                command=running.command,
-                identity="",
-            )
-            run = stack.enter_context(registering)
-            fence = Fence(run.epoch, run.exclusive)
+            alone = running.registered(plan.url, plan.work.run, "verify", exclusive=True)
+            fence = stack.enter_context(alone)
             plan = dataclasses.replace(plan, work=dataclasses.replace(plan.work, fence=fence))
         verify.prepare(plan, running.command)
         # No progress: what is checked leaves no trace in storage that could be counted.

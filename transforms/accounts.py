@@ -9,7 +9,7 @@ import apache_beam as beam
 from transforms.nodes import Counts
 from transforms.walk import Walked
 from transforms.work import Done, EmbedWork
-from volumes import provenance, store
+from volumes import commits, provenance, store
 from volumes.receipts import Failure
 from volumes.store import Seal
 
@@ -257,7 +257,8 @@ class SealPartition(beam.DoFn):
         self._work = work
 
     def process(self, name: str, *barriers: Any) -> Iterator[Seal]:
-        """Account for one partition."""
+        """Account for one partition, unless a newer run has taken it over."""
+        commits.refuse_fenced(self._work.generation.partition(name), self._work.fence)
         yield store.seal(self._work.generation, name)
 
 

@@ -354,6 +354,17 @@ def shut_out(partition: Partition, fence: Fence) -> None:
         _retried(partition, functools.partial(_shut_once, partition, fence))
 
 
+def refuse_fenced(partition: Partition, fence: Fence) -> None:
+    """Refuse a run that a newer one has shut out of a partition.
+
+    Raises:
+        FencedError: It has.
+    """
+    standing = result(partition, keys(partition).read("epoch"))
+    if standing.state == "value":
+        _check_fence(partition, fence, standing)
+
+
 def _shut_once(partition: Partition, fence: Fence, transaction: ts.Transaction) -> None:
     stored = keys(partition)
     standing = result(partition, stored.read("epoch"))

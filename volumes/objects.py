@@ -29,14 +29,18 @@ from volumes.redaction import redacted, redacted_text
 
 __all__ = [
     "absolute",
+    "blob",
     "create",
     "exists",
     "join",
+    "keyed",
     "kvstore",
     "local_path",
     "names",
     "read",
     "redacted",
+    "split",
+    "telling",
     "upload",
     "write",
 ]
@@ -92,37 +96,37 @@ def kvstore(url: str) -> dict[str, Any]:
 
 def read(url: str) -> bytes | None:
     """The bytes of an object, or None where there is none."""
-    with _told(url, "read"):
+    with telling(url, "read"):
         path = local_path(url)
         if path is not None:
             return path.read_bytes() if path.is_file() else None
         if url.startswith("gs://"):
             try:
-                return bytes(_blob(url).download_as_bytes())
+                return bytes(blob(url).download_as_bytes())
             except api_exceptions.NotFound:
                 return None
-        directory, name = _split(url)
-        result = _kv(directory).read(name).result()
+        directory, name = split(url)
+        result = keyed(directory).read(name).result()
         return bytes(result.value) if result.state == "value" else None
 
 
 def write(url: str, data: bytes) -> None:
     """Write an object whole, replacing what is there; a reader sees the old bytes or the new."""
-    with _told(url, "write"):
+    with telling(url, "write"):
         path = local_path(url)
         if path is not None:
             with _temporary(path, data) as temporary:
                 os.replace(temporary, path)
         elif url.startswith("gs://"):
-            _blob(url).upload_from_string(data)
+            blob(url).upload_from_string(data)
         else:
-            directory, name = _split(url)
-            _kv(directory).write(name, data).result()
+            directory, name = split(url)
+            keyed(directory).write(name, data).result()
 
 
 def upload(source: pathlib.Path, url: str) -> None:
     """Write a local file as an object, replacing what is there; like ``write``, whole or not."""
-    with _told(url, "write"):
+    with telling(url, "write"):
         path = local_path(url)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,27 +137,27 @@ def upload(source: pathlib.Path, url: str) -> None:
             finally:
                 beside.unlink(missing_ok=True)
         elif url.startswith("gs://"):
-            _blob(url).upload_from_filename(str(source))
+            blob(url).upload_from_filename(str(source))
         else:
-            directory, name = _split(url)
-            _kv(directory).write(name, source.read_bytes()).result()
+            directory, name = split(url)
+            keyed(directory).write(name, source.read_bytes()).result()
 
 
 def create(url: str, data: bytes) -> bool:
     """Write an object unless there is one; of several writers exactly one gets True."""
-    with _told(url, "create"):
+    with telling(url, "create"):
         path = local_path(url)
         if path is not None:
             with _temporary(path, data) as temporary:
                 return _publish(temporary, path)
         if url.startswith("gs://"):
             try:
-                _blob(url).upload_from_string(data, if_generation_match=_ABSENT_GS)
+                blob(url).upload_from_string(data, if_generation_match=_ABSENT_GS)
             except api_exceptions.PreconditionFailed:
                 return False
             return True
-        directory, name = _split(url)
-        stamp = _kv(directory).write(name, data, if_equal=_ABSENT_TS).result()
+        directory, name = split(url)
+        stamp = keyed(directory).write(name, data, if_equal=_ABSENT_TS).result()
         return bool(stamp.generation)
 
 
@@ -162,11 +166,11 @@ def exists(url: str) -> bool:
     path = local_path(url)
     if path is not None:
         return path.exists()
-    with _told(url, "look up"):
+    with telling(url, "look up"):
         if url.startswith("gs://"):
-            return bool(_blob(url).exists())
-        directory, name = _split(url)
-        return bool(_kv(directory).read(name, byte_range=slice(0, 0)).result().state == "value")
+            return bool(blob(url).exists())
+        directory, name = split(url)
+        return bool(keyed(directory).read(name, byte_range=slice(0, 0)).result().state == "value")
 
 
 def names(url: str) -> list[str]:
@@ -174,7 +178,7 @@ def names(url: str) -> list[str]:
 
     An absent directory has no names. ``http(s)://`` cannot be listed.
     """
-    with _told(url, "list"):
+    with telling(url, "list"):
         path = local_path(url)
         if path is not None:
             if not path.is_dir():
@@ -192,12 +196,12 @@ def names(url: str) -> list[str]:
             blobs = _client().list_blobs(bucket, prefix=prefix, delimiter="/")
             found = {b.name[len(prefix) :] for b in blobs}
             return sorted((found | {p[len(prefix) :] for p in blobs.prefixes}) - {""})
-        keys = (k.decode() for k in _kv(url).list().result())
+        keys = (k.decode() for k in keyed(url).list().result())
         return sorted({k.split("/", 1)[0] + ("/" if "/" in k else "") for k in keys})
 
 
 @contextlib.contextmanager
-def _told(url: str, doing: str) -> Iterator[None]:
+def telling(url: str, doing: str) -> Iterator[None]:
     """Turns what a store raises into a ``RunError`` that says where and what."""
     try:
         yield
@@ -260,12 +264,14 @@ def _umask() -> int:
     return mask
 
 
-def _split(url: str) -> tuple[str, str]:
+def split(url: str) -> tuple[str, str]:
+    """The location of an object's directory, and the object's name in it."""
     directory, _, name = url.rstrip("/").rpartition("/")
     return directory, urllib.parse.unquote(name)
 
 
-def _kv(url: str) -> ts.KvStore:
+def keyed(url: str) -> ts.KvStore:
+    """TensorStore's key-value store of a directory location."""
     return ts.KvStore.open(kvstore(url), context=process_context()).result()
 
 
@@ -283,6 +289,7 @@ def _client() -> storage.Client:
         return storage.Client.create_anonymous_client()
 
 
-def _blob(url: str) -> storage.Blob:
+def blob(url: str) -> storage.Blob:
+    """The GCS object at a ``gs://`` location."""
     bucket, key = _bucket_and_key(url)
     return _client().bucket(bucket).blob(key)

@@ -12,7 +12,7 @@ import tensorstore as ts
 from google.api_core import exceptions as api_exceptions
 
 from volumes.errors import RequestError
-from volumes.objects import _blob, _kv, _split, _told, local_path
+from volumes.objects import blob, keyed, local_path, split, telling
 from volumes.redaction import redacted_text
 
 __all__ = ["remove", "remove_tree", "stale_temporaries"]
@@ -34,7 +34,7 @@ def remove(url: str) -> bool:
         RunError: The storage fails.
     """
     _refuse_web(url)
-    with _told(url, "remove"):
+    with telling(url, "remove"):
         path = local_path(url)
         if path is not None:
             try:
@@ -44,12 +44,12 @@ def remove(url: str) -> bool:
             return True
         if url.startswith("gs://"):
             try:
-                _blob(url).delete()
+                blob(url).delete()
             except api_exceptions.NotFound:
                 return False
             return True
-        directory, name = _split(url)
-        store = _kv(directory)
+        directory, name = split(url)
+        store = keyed(directory)
         there = store.read(name, byte_range=slice(0, 0)).result().state == "value"
         store.write(name, None).result()
         return bool(there)
@@ -65,10 +65,10 @@ def remove_tree(url: str) -> None:
         RunError: The storage fails, or a local path is a file or a link.
     """
     _refuse_web(url)
-    with _told(url, "remove"):
+    with telling(url, "remove"):
         path = local_path(url)
         if path is None:
-            _kv(url).delete_range(ts.KvStore.KeyRange()).result()
+            keyed(url).delete_range(ts.KvStore.KeyRange()).result()
         elif os.path.lexists(path):
             shutil.rmtree(path)
 
@@ -91,7 +91,7 @@ def stale_temporaries(url: str, age_s: float) -> list[str]:
         return []
     before = time.time() - age_s
     found = []
-    with _told(url, "look through"):
+    with telling(url, "look through"):
         for directory, inner, files in os.walk(top):
             inner[:] = [name for name in inner if name != _DATABASES]
             for name in filter(_TEMPORARY.fullmatch, files):

@@ -358,7 +358,18 @@ def current(url: str) -> tuple[str, dict[str, Any] | None]:
 
 
 def generations(url: str) -> list[str]:
-    """Names of a store's generations, in the order in which they were begun."""
+    """Names of a store's generations, in the order in which they were begun.
+
+    A generation begins and ends with its manifest: a directory without one is what a start or a
+    removal left that was killed.
+    """
+    below = objects.join(url, "generations")
+    found = generation_directories(url)
+    return [n for n in found if objects.exists(objects.join(below, n, "manifest.json"))]
+
+
+def generation_directories(url: str) -> list[str]:
+    """Names under which a store has anything of a generation, in their order."""
     found = objects.names(objects.join(url, "generations"))
     return sorted((n[:-1] for n in found if n.endswith("/") and n[:-1].isdigit()), key=int)
 

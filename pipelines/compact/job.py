@@ -136,14 +136,12 @@ def plan(config: CompactConfig) -> CompactPlan:
     numbers = store.version_numbers(url)
     kept, removed = numbers[-config.keep :], numbers[: -config.keep]
     generations = _referred(url, kept)
-    names = store.generations(url)
-    manifests = {n: store.read_manifest(url, n) for n in names}
-    whole = [n for n in names if manifests[n] is not None]
-    current = whole[-1] if whole else None
-    _refuse_headless(url, names, current)
+    names = store.generation_directories(url)
+    current, manifest = store.current(url)
+    _refuse_headless(url, names, None if manifest is None else current)
     dropped: list[str] = []
-    if current is not None:
-        body = (manifests[current] or {})["generation"]
+    if manifest is not None:
+        body = manifest["generation"]
         generations[current] = Generation.from_json(body | {"store": url})
         dropped = [n for n in names if int(n) < int(current) and n not in generations]
     work = CompactWork(

@@ -125,8 +125,9 @@ def test_twenty_kills_lose_nothing_and_do_nothing_twice(
                 status = main(["verify", f"--store={url}", "--json", "--quiet"])
                 found = last_json(capsys.readouterr().out)
                 # Nothing is wrong but that boxes are undone.
-                assert found["faults"] == {}, found
-                assert status == (1 if found["undone"] else 0)
+                faults = {k for k, n in dict(found["faults"]).items() if n}  # type: ignore
+                assert faults <= {"undone", "unfinished"}, found
+                assert status == (1 if faults else 0)
         before = after
         if process.returncode == 0 or len(after) == whole["boxes"]:
             assert main([*WORDS, f"--output={url}", "--quiet"]) == 0

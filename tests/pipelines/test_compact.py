@@ -212,12 +212,13 @@ def test_a_generation_removed_in_part_is_removed_by_the_next(generation, tmp_pat
     with pytest.raises(KeyboardInterrupt), alone(generation, 1) as plan:
         directly(plan.work)
     monkeypatch.undo()
-    assert store.generations(generation.store) == ["1", "2"]
+    assert store.generation_directories(generation.store) == ["1", "2"]
+    assert store.generations(generation.store) == ["2"]
     assert store.read_manifest(generation.store, "1") is None
     assert store.current(generation.store)[0] == "2"
     result, _ = run(generation, keep=1)
     assert result.generations_removed == ("1",)
-    assert store.generations(generation.store) == ["2"]
+    assert store.generation_directories(generation.store) == ["2"]
 
 
 STEPS = [

@@ -43,7 +43,7 @@ def test_a_remote_tree_is_all_keys_below_it(monkeypatch: pytest.MonkeyPatch) -> 
         opened.append(url)
         return memory / f"{url.removeprefix('s3://b/')}/"
 
-    monkeypatch.setattr(removal, "_kv", kv)
+    monkeypatch.setattr(removal, "keyed", kv)
     for key in ("s/t/a", "s/t/b/c", "s/tt", "s/u"):
         memory.write(key, b"x").result()
     removal.remove_tree("s3://b/s/t")
@@ -66,7 +66,7 @@ def test_a_bucket_answers_that_there_is_none(monkeypatch: pytest.MonkeyPatch) ->
                 raise removal.api_exceptions.NotFound("no such object")
             blobs.remove(self.url)
 
-    monkeypatch.setattr(removal, "_blob", Blob)
+    monkeypatch.setattr(removal, "blob", Blob)
     assert removal.remove("gs://b/a")
     assert not removal.remove("gs://b/a")
 
