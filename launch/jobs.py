@@ -66,8 +66,15 @@ class Running:
     command: str
     out: Console
 
-    def pipeline(self, build: Callable[[beam.Pipeline], Any], watch: Watch) -> runner.Counts:
-        """Build a job's graph and run it, showing progress; gives Beam's counters."""
+    def pipeline(self, build: Callable[[beam.Pipeline], Any], watch: Watch | None) -> runner.Counts:
+        """Build a job's graph and run it, showing progress; gives Beam's counters.
+
+        Args:
+            build: Puts the graph into a pipeline.
+            watch: How progress is seen; None where storage does not tell it.
+        """
+        if watch is None:
+            return runner.run(build, self.engine, self.workers, self.words)
         with progress.shown(watch.look, watch.total, watch.unit, self.out):
             return runner.run(build, self.engine, self.workers, self.words)
 
@@ -266,7 +273,9 @@ def run_reprocess(config: reprocess.ReprocessConfig, running: Running) -> Summar
         return {"dry_run": True, "plan": plan.to_json()}
     with _registered(plan, config.scheduled, running) as plan:
         embed.prepare(plan, running.command)
-        watch = Watch(lambda: _boxes_committed(plan), plan.estimate.boxes, "boxes")
+        watch = None  # boxes that are looked at and found as they were leave no trace
+        if not plan.work.renew:
+            watch = Watch(lambda: _boxes_committed(plan), plan.estimate.boxes, "boxes")
         running.pipeline(lambda root: embed.build(root, plan), watch)
         result = embed.finish(plan)
     return embedded(plan, result, running)

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 
-from launch import runner
 from launch.jobs import Entry, Running, Summary, UndoneError
 from pipelines import verify
 
@@ -27,9 +26,7 @@ def run_verify(config: verify.VerifyConfig, running: Running) -> Summary:
             plan = dataclasses.replace(plan, work=dataclasses.replace(plan.work, fence=fence))
         verify.prepare(plan, running.command)
         # No progress: what is checked leaves no trace in storage that could be counted.
-        runner.run(
-            lambda root: verify.build(root, plan), running.engine, running.workers, running.words
-        )
+        running.pipeline(lambda root: verify.build(root, plan), None)
         result = verify.finish(plan)
     running.out.say(
         *(f"{plan.url}: {line}" if not line.startswith(" ") else line for line in result.lines())

@@ -11,6 +11,7 @@ beside the peak of a fresh process:
 - from the second box on, what the C library keeps of freed blocks in the heaps of its threads: up
   to twice a box's arrays and a batch, and no more than a bound, as measured.
 - the sampler's working arrays, a few times a cell's voxels.
+- an agglomeration table, while it is loaded, and the bodies beside the ids that are mapped to them.
 """
 
 from segclr.config import activation_bytes_per_crop
@@ -23,6 +24,11 @@ _LIBRARIES = 900 << 20
 _RETAINED = 300 << 20
 _WEIGHTS = 1.5
 _ACTIVATIONS = 1.05
+
+_ID_BYTES = 8
+
+# Of an agglomeration table while it is loaded.
+_PAIR_BYTES = 60
 
 # Working arrays of the sampler, in times the bytes of a cell's ids.
 _SAMPLER = 5
@@ -43,11 +49,14 @@ def peak_bytes(work: EmbedWork, occupied: list[int] | None, boxes: int) -> int:
     retained = min(_RETAINED, 2 * (arrays + batch)) if boxes > 1 else 0
     weights = round(_WEIGHTS * work.model.weights_bytes)
     sampler = _sampler_bytes(work, indices[0])
-    return _LIBRARIES + weights + batch + arrays + flying + retained + sampler
+    table = 0 if work.agglomeration is None else _PAIR_BYTES * work.agglomeration.pairs
+    return _LIBRARIES + weights + batch + arrays + flying + retained + sampler + table
 
 
 def _array_bytes(work: EmbedWork, index: int) -> int:
-    return work.read_box(index).size + work.labels_box(index).size * work.segmentation.itemsize
+    labels = work.labels_box(index).size
+    bodies = 0 if work.agglomeration is None else labels * _ID_BYTES
+    return work.read_box(index).size + labels * work.segmentation.itemsize + bodies
 
 
 def _flying_bytes(work: EmbedWork, index: int) -> int:

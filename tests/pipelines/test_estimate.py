@@ -8,6 +8,7 @@ from pipelines.embed.memory import peak_bytes
 from segclr.model import resolve_model
 from tests.transforms.test_work import volume
 from transforms.work import EmbedWork
+from volumes.agglomeration import Agglomeration
 from volumes.geometry import Box, ChunkGrid
 from volumes.store import Generation
 
@@ -80,6 +81,8 @@ def test_memory_grows_with_each_of_its_parts() -> None:
     assert peak(sharded) == peak(base)
     assert peak(dataclasses.replace(sharded, bytes_in_flight=1)) < peak(sharded)
     assert peak(make(96, spacing_nm=None, bytes_in_flight=1)) == peak(base)
+    table = Agglomeration("u", "d", 10**6)
+    assert peak(dataclasses.replace(base, agglomeration=table)) >= peak(base) + 60 * 10**6
     wide = make(96, spacing_nm=None, model="untrained:width=4,input=17,embedding=4")
     assert peak(wide) > peak(base)
     batch = dataclasses.replace(base, model=dataclasses.replace(base.model, batch=8))
