@@ -86,7 +86,7 @@ def embed_box(
     }
     if prior is not None and _reads_the_same(prior, fingerprint_of(work, plan), seen):
         receipt = dataclasses.replace(prior, computed=0, **seen)
-        change = Change(local, plan.box, receipt, replaces=replaces)
+        change = Change(local, plan.box, receipt, replaces=replaces, supervoxels=box.supervoxels)
         return BoxOutput(box.index, change, sub.bytes_decoded)
     kept, rejected = reject_in_box(box.nodes)
     cutting = _Cutting(work, box, kept, prior_rows())

@@ -82,7 +82,7 @@ class Change:
         failure: Why it is set aside; it has no rows then.
         replaces: Digest of the receipt that stands, by ``standing_digest``; None where there is
             none, or where one of the same fingerprint is as good as this.
-        supervoxels: What stands under ``supervoxels/<box>``.
+        supervoxels: What stands under ``supervoxels/<box>`` from then on; None for nothing.
     """
 
     local: int
@@ -283,9 +283,9 @@ def _staged(
     yield staged.write(f"failed/{box}", None if failure is None else failure.to_bytes())
     if change.ours is None:
         yield staged.write(f"plan/{box}", None)
+    yield staged.write(f"supervoxels/{box}", change.supervoxels)
     if receipt is not None and change.rows is None:
         return
-    yield staged.write(f"supervoxels/{box}", change.supervoxels)
     new = [] if receipt is None else partition.chunks(change.local, receipt.committed)
     old = [] if known is None else partition.chunks(change.local, known.committed)
     for key in sorted(set(old) - set(new)):

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import pathlib
 
+import numpy as np
 import pytest
 import tensorstore as ts
 
@@ -214,6 +215,24 @@ def test_a_table_that_moves_no_supervoxel_of_a_box_reads_nothing(case: Case) -> 
     write_table(case.folder / "table.csv", [(3, 5000), (123456, 9)])
     result = renewed(url)
     assert (result.boxes, result.bytes_read) == (0, 0)
+
+
+def test_supervoxels_that_change_within_a_body_are_known_to_the_next_table(case: Case) -> None:
+    """They leave the bodies as they are, so rows stay; what a later table splits must be found."""
+    table = write_table(case.folder / "table.csv", [(3, 5000), (77, 5000)])
+    given = {"nodes": AUTO, "agglomeration": table}
+    url = embedded(case, **given)
+    labels = opened(case.folder / "labels")
+    found = labels[...].read().result()
+    labels[...] = np.where(found == 3, np.uint64(77), found)
+    result = renewed(url)
+    assert (result.embeddings, result.version) == (0, 1)
+    assert result.boxes > 0
+    write_table(case.folder / "table.csv", [(3, 5000), (77, 6000)])
+    renewed(url)
+    anew = rows_by_node(embedded(case, "anew", **given))
+    assert rows_by_node(url) == anew
+    assert 6000 in {segment for segment, _ in anew}
 
 
 def test_a_domain_that_shrinks_takes_its_boxes_along(case: Case) -> None:
