@@ -17,6 +17,8 @@ test: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.embed
+	$(BIN)/python -m benchmarks.reprocess
+	$(BIN)/python -m benchmarks.commit
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -9,9 +9,9 @@ import apache_beam as beam
 from transforms.nodes import Counts
 from transforms.walk import Walked
 from transforms.work import Done, EmbedWork
-from volumes import commits, provenance, store
+from volumes import commits, provenance, seals, store
 from volumes.receipts import Failure
-from volumes.store import Seal
+from volumes.seals import Seal
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Tally:
             for f in dataclasses.fields(cls)
             if f.name != "rejected"
         }
-        return cls(rejected=store.added(t.rejected for t in parts), **sums)
+        return cls(rejected=seals.added(t.rejected for t in parts), **sums)
 
 
 class SumDone(beam.CombineFn):
@@ -97,11 +97,11 @@ class SumCounts(beam.CombineFn):
 
     def add_input(self, total: Counts, counts: Counts) -> Counts:
         """Add a batch's."""
-        return store.added([total, counts])
+        return seals.added([total, counts])
 
     def merge_accumulators(self, totals: Iterable[Counts]) -> Counts:
         """Add up."""
-        return store.added(totals)
+        return seals.added(totals)
 
     def extract_output(self, total: Counts) -> Counts:
         """The sum."""
@@ -259,7 +259,7 @@ class SealPartition(beam.DoFn):
     def process(self, name: str, *barriers: Any) -> Iterator[Seal]:
         """Account for one partition, unless a newer run has taken it over."""
         commits.refuse_fenced(self._work.generation.partition(name), self._work.fence)
-        yield store.seal(self._work.generation, name)
+        yield seals.seal(self._work.generation, name)
 
 
 class CloseRun(beam.DoFn):

@@ -13,10 +13,10 @@ import numpy.typing as npt
 from segclr.nodes import Nodes
 from volumes import audits, partition
 from volumes.errors import DataError
+from volumes.generation import Generation, coordinate_of, name_of
 from volumes.geometry import Vec
 from volumes.partition import Partition
 from volumes.receipts import BoxPlan, Failure, Receipt, Rows
-from volumes.store import Generation, coordinate_of, name_of
 
 UNDONE, STALE, FAILED = "undone", "stale", "failed"
 """Kinds of faults that are no damage: work to be done, work to be done anew, boxes set aside."""

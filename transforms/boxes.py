@@ -34,8 +34,8 @@ from transforms.work import (
 from volumes import commits, partition
 from volumes.commits import Change, standing_digest
 from volumes.errors import DataError, RunError
+from volumes.generation import coordinate_of
 from volumes.receipts import BoxPlan, Failure, Receipt, Rows
-from volumes.store import coordinate_of
 
 _T = TypeVar("_T")
 

@@ -29,7 +29,7 @@ from transforms.counting import count, timed
 from volumes import audits, commits, compaction, objects, partition, removal, store
 from volumes.commits import OPEN, Fence
 from volumes.errors import RunError
-from volumes.store import Generation, coordinate_of
+from volumes.generation import Generation, coordinate_of
 
 STALE_S = 86_400.0
 """Age in seconds from which a file without its final name is a killed writer's."""

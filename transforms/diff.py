@@ -38,8 +38,8 @@ from transforms.records import (
 )
 from volumes import documents, objects, partition, store
 from volumes.errors import DataError
+from volumes.generation import Generation, coordinate_of
 from volumes.receipts import Receipt, Rows
-from volumes.store import Generation, coordinate_of
 
 FORMAT = ("segclr-diff", 1)
 """Format and version of the document that stands beside the table."""

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 from transforms.audits import UNDONE, Audit, Fault
 from transforms.nodes import Counts
-from volumes import store
+from volumes import seals
 from volumes.commits import OPEN, Fence
-from volumes.store import Generation
+from volumes.generation import Generation
 
 NAMED = 100
 """So many faults are named; the rest are counted."""
@@ -117,15 +117,15 @@ class Finding:
         names = ("boxes", "nodes", "rows", "undone", "repaired", "mendable", "unsealed")
         named = sorted((f for p in held for f in p.named), key=lambda f: f.order)
         return cls(
-            faults=store.added(p.faults for p in held),
-            left=store.added(p.left for p in held),
+            faults=seals.added(p.faults for p in held),
+            left=seals.added(p.left for p in held),
             named=tuple(named[:NAMED]),
             **{n: sum(getattr(p, n) for p in held) for n in names},
         )
 
 
 def _counted(faults: Iterable[Fault]) -> Counts:
-    return store.added(((f.kind, 1),) for f in faults)
+    return seals.added(((f.kind, 1),) for f in faults)
 
 
 def finding_of(audit: Audit, reopened: frozenset[str] = frozenset()) -> Finding:

@@ -7,8 +7,8 @@ positions on its box axis.
 import math
 from collections.abc import Iterator
 
+from volumes.generation import Generation
 from volumes.geometry import ChunkGrid, vec
-from volumes.store import Generation
 
 Range = tuple[int, int, int]
 """(block, start, stop)."""

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +13,10 @@ from transforms.work import BoxInput, BoxNodes, EmbedWork, Labels, check_labels
 from volumes import agglomeration, partition
 from volumes.agglomeration import Agglomeration
 from volumes.errors import DataError, RunError
-from volumes.geometry import Box
 from volumes.opening import Volume, open_volume
 from volumes.reading import Part, Request, Subvolume
 from volumes.receipts import Receipt
-from volumes.snapshots import read_snapshot
+from volumes.snapshots import MovedError, read_snapshot
 from volumes.stamps import stamp
 
 
@@ -43,18 +41,18 @@ def read_input(work: EmbedWork, inputs: Inputs, box: BoxNodes) -> BoxInput:
         RunError: Storage fails; the box is named.
     """
     read_box, labels_box = work.read_box(box.index), work.labels_box(box.index)
-    requests = [Request(inputs.image, read_box)]
-    held: Sequence[tuple[Volume, Box, str | None]] = ()
-    if box.labels is None:
-        requests.append(Request(inputs.segmentation, labels_box))
-    else:
-        held = ((inputs.segmentation, labels_box, box.labels.stamp),)
+    requests = [Request(inputs.image, read_box), Request(inputs.segmentation, labels_box)]
     try:
-        found = read_snapshot(requests, bytes_in_flight=work.bytes_in_flight, held=held)
+        found = read_snapshot(requests, bytes_in_flight=work.bytes_in_flight)
     except RunError as e:
         raise _named(work, box.index, e) from e
     image = found.parts[0]
-    labels = box.labels or mapped(work, found.parts[1], found.stamps[1])
+    labels = mapped(work, found.parts[1], found.stamps[1])
+    if box.sampled is not None and labels.stamp != box.sampled:
+        raise MovedError(
+            f"{work.describe(box.index)}: {work.segmentation.source} changed since the nodes of "
+            "this box were sampled"
+        )
     check_labels(work, box.index, labels.part)
     subvolume = Subvolume(
         box=read_box,
@@ -63,7 +61,7 @@ def read_input(work: EmbedWork, inputs: Inputs, box: BoxNodes) -> BoxInput:
         labels=labels.part.array,
         missing_image=image.missing,
         missing_labels=labels.part.missing,
-        bytes_decoded=image.bytes_decoded + labels.part.bytes_decoded,
+        bytes_decoded=image.bytes_decoded + labels.part.bytes_decoded + box.bytes_read,
     )
     read = BoxInput(
         index=box.index,
@@ -113,8 +111,9 @@ def sample_box(work: EmbedWork, inputs: Inputs, index: int) -> BoxNodes:
     if work.spacing_nm is None:
         raise ValueError("the run has given nodes; there is nothing to sample")
     labels = read_labels(work, inputs, index)
+    read = labels.part.bytes_decoded
     if not labels.part.array.any():
-        return BoxNodes(index, Nodes.empty(), labels=labels)
+        return BoxNodes(index, Nodes.empty(), bytes_read=read)
     try:
         nodes = sample_sites(
             labels.part.array,
@@ -126,7 +125,7 @@ def sample_box(work: EmbedWork, inputs: Inputs, index: int) -> BoxNodes:
         )
     except ValueError as e:
         raise DataError(f"{work.describe(index)}: cannot sample sites: {e}") from e
-    return BoxNodes(index, nodes, labels=labels)
+    return BoxNodes(index, nodes, sampled=labels.stamp, bytes_read=read)
 
 
 def is_current(work: EmbedWork, inputs: Inputs, index: int, receipt: Receipt) -> bool:

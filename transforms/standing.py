@@ -11,7 +11,7 @@ from transforms.counting import count
 from transforms.work import Done, EmbedWork
 from volumes import commits, partition, store
 from volumes.commits import Change, standing_digest
-from volumes.store import coordinate_of
+from volumes.generation import coordinate_of
 
 
 def remove_outside(work: EmbedWork, name: str, boxes: list[str]) -> list[Done]:

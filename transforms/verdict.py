@@ -7,9 +7,10 @@ from transforms.audits import FAILED, STALE, Fault
 from transforms.findings import Finding, VerifyWork
 from volumes import provenance, store
 from volumes.errors import DataError
+from volumes.generation import Generation
 from volumes.geometry import ChunkGrid
 from volumes.receipts import json_digest
-from volumes.store import Generation, Seal
+from volumes.seals import Seal
 
 
 def total_faults(

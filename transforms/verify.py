@@ -20,9 +20,10 @@ from transforms.audits import IDS, Audit, Fault
 from transforms.counting import count, timed
 from transforms.findings import Finding, Part, Pin, VerifyWork, finding_of
 from transforms.verdict import close
-from volumes import audits, commits, partition, store
+from volumes import audits, commits, partition, seals, store
 from volumes.errors import DataError, RunError
-from volumes.store import Generation, Seal
+from volumes.generation import Generation, coordinate_of, name_of
+from volumes.seals import Seal
 
 # Hashes that ids are grouped by: 10**9 rows are 20 MB of ids each.
 _HASHES = 1024
@@ -100,7 +101,7 @@ def pin_faults(part: Part) -> Iterator[Fault]:
         if pin.digest is None:
             continue
         try:
-            sealed = store.seal(part.generation, part.name, pin.at).digest
+            sealed = seals.seal(part.generation, part.name, pin.at).digest
         except DataError as e:
             yield Fault("version", place, f"partition {part.name} cannot be accounted for: {e}")
             continue
@@ -125,7 +126,7 @@ def mend(work: VerifyWork, part: Part, audit: Audit) -> tuple[Audit, frozenset[s
     damaged = audit.mendable()
     for start in range(0, len(damaged), _BOXES_A_COMMIT):
         batch = damaged[start : start + _BOXES_A_COMMIT]
-        places = [(part.generation.local(store.coordinate_of(box)), box) for box in batch]
+        places = [(part.generation.local(coordinate_of(box)), box) for box in batch]
         commits.reopen_boxes(where, places, work.fence)
     return audit, frozenset(damaged)
 
@@ -175,12 +176,9 @@ def repeated(generation: Generation, packed: Iterable[PackedIds]) -> Iterator[Fa
     several = stops - starts > 1
     for start, stop in zip(starts[several], stops[several], strict=True):
         places = {(int(owner[i]), int(ids["local"][i])) for i in range(start, stop)}
-        keys = {
-            store.name_of(generation.box_at(store.coordinate_of(names[o]), local))
-            for o, local in places
-        }
+        keys = {name_of(generation.box_at(coordinate_of(names[o]), local)) for o, local in places}
         if len(keys) > 1:
-            first, *others = sorted(keys, key=store.coordinate_of)
+            first, *others = sorted(keys, key=coordinate_of)
             says = (
                 f"node {ids['node_id'][start]} of segment {ids['segment_id'][start]} has a row in "
                 f"it, and in {', '.join(others[:5])}" + (", ..." if len(others) > 5 else "")
@@ -229,7 +227,7 @@ class CheckPartition(beam.DoFn):
         found = finding_of(audit, reopened)
         if self._work.repair:
             try:
-                seal = store.seal(part.generation, part.name)
+                seal = seals.seal(part.generation, part.name)
                 yield beam.pvalue.TaggedOutput(self.SEALS, seal)
             except DataError:
                 found = dataclasses.replace(found, unsealed=1)

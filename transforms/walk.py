@@ -54,49 +54,56 @@ class WalkRange(WithInputs):
     DONE, PARTITIONS, WALKED = "done", "partitions", "walked"
 
     def process(self, span: Range) -> Iterator[Any]:
-        """Yield the occupied boxes of one range."""
+        """Yield the occupied boxes of one range, all of them planned in one commit before."""
         work = self._work
         name = work.generation.partition_name(self._first_box(span))
         commits.shut_out(work.generation.partition(name), work.fence)
-        boxes = empty = nodes = 0
-        planned = False
+        boxes = empty = nodes = found = 0
+        owed: list[BoxNodes | BoxOutput] = []
         for index in boxes_of(work.grid, work.generation, span):
             boxes += 1
             stands = settled(work, self.inputs(), index, None)
             if isinstance(stands, Done):
                 assert stands.stands is not None  # a box that was removed is not found again
                 nodes += stands.stands.planned
-                planned = True
-                count("boxes_skipped")
+                found += 1
                 yield beam.pvalue.TaggedOutput(self.DONE, stands)
                 continue
             box = self._sampled(index, stands)
             if isinstance(box, BoxNodes) and len(box.nodes) == 0:
                 empty += 1
+                count("bytes_read", box.bytes_read)
                 if stands is None and not (work.renew and self._is_planned(index)):
                     continue
                 box = removal(work, index, stands)
             elif isinstance(box, BoxNodes):
                 nodes += len(box.nodes)
-                count("nodes", len(box.nodes))
-                commit_plans(work, [(index, plan_of(work, index, box.nodes))])
-            planned = True
-            yield box
-        if planned:
+            owed.append(box)
+        self._plan(owed)
+        count("nodes", sum(len(b.nodes) for b in owed if isinstance(b, BoxNodes)))
+        yield from owed
+        if found or owed:
             yield beam.pvalue.TaggedOutput(self.PARTITIONS, name)
+        count("boxes_skipped", found)
         count("boxes_empty", empty)
         yield beam.pvalue.TaggedOutput(self.WALKED, Walked(span, boxes, empty, nodes))
 
+    def _plan(self, owed: list[BoxNodes | BoxOutput]) -> None:
+        """Commit what the boxes of a range owe; one that is set aside unseen owes nothing."""
+        work = self._work
+        plans = []
+        for box in owed:
+            if isinstance(box, BoxNodes):
+                plans.append((box.index, plan_of(work, box.index, box.nodes)))
+            elif box.change.failure is not None:
+                plans.append((box.index, plan_of(work, box.index, Nodes.empty())))
+        if plans:
+            commit_plans(work, plans)
+
     def _sampled(self, index: int, prior: Receipt | None) -> BoxNodes | BoxOutput:
         """The box with its nodes; set aside, and owing nothing, where it cannot be sampled."""
-        work = self._work
         with timed("sample_ms"):
-            box = sampled_or_set_aside(work, self.inputs(), index, prior)
-        if isinstance(box, BoxOutput):
-            commit_plans(work, [(index, plan_of(work, index, Nodes.empty()))])
-        elif len(box.nodes) == 0 and box.labels is not None:
-            count("bytes_read", box.labels.part.bytes_decoded)
-        return box
+            return sampled_or_set_aside(self._work, self.inputs(), index, prior)
 
     def _is_planned(self, index: int) -> bool:
         where, _ = self._work.generation.place(self._work.grid.coordinate(index))

@@ -15,6 +15,7 @@ from segclr.sampler import cells_box
 from volumes.agglomeration import Agglomeration
 from volumes.commits import OPEN, Change, Fence
 from volumes.errors import DataError
+from volumes.generation import Generation, name_of
 from volumes.geometry import Box, ChunkGrid, Vec, Vec3
 from volumes.reading import Part, Subvolume
 from volumes.receipts import (
@@ -24,7 +25,6 @@ from volumes.receipts import (
     fingerprint,
 )
 from volumes.spec import VolumeSpec
-from volumes.store import Generation, name_of
 
 COMMIT_SECONDS = 5.0
 """For how long boxes gather before they share a commit, unless the user says otherwise."""
@@ -130,13 +130,16 @@ class BoxNodes:
         index: The box.
         nodes: Its nodes; none where it had some and they have vanished.
         prior: Its receipt, where it is committed and to be looked at again.
-        labels: The segmentation, where it is read already.
+        sampled: The stamp of the segmentation that the nodes were sampled from; None where they
+            were given, or the storage has no stamps.
+        bytes_read: Decoded bytes that were read to sample them.
     """
 
     index: int
     nodes: Nodes
     prior: Receipt | None = None
-    labels: Labels | None = None
+    sampled: str | None = None
+    bytes_read: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

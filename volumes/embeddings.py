@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from volumes import objects, partition, store
+from volumes import objects, partition, seals, store
 from volumes.errors import RequestError
+from volumes.generation import Generation, coordinate_of
 from volumes.geometry import Vec
 from volumes.receipts import Rows
-from volumes.store import Generation, coordinate_of
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class EmbeddingStore:
         """Number of rows; counted from the receipts where the version is live."""
         if self.version is not None:
             return int(self.document["rows"])
-        return sum(store.seal(self.generation, name).rows for name, _ in self.partitions)
+        return sum(seals.seal(self.generation, name).rows for name, _ in self.partitions)
 
     def boxes(self) -> Iterator[str]:
         """Keys ``I_J_K`` of the committed boxes, partition by partition, in the order of rows."""

@@ -70,14 +70,12 @@ def read_snapshot(
     requests: Sequence[Request],
     *,
     bytes_in_flight: int = BYTES_IN_FLIGHT,
-    held: Sequence[tuple[Volume, Box, str | None]] = (),
 ) -> Snapshot:
     """Read boxes of one or several volumes at one moment.
 
     Args:
         requests: What to read.
         bytes_in_flight: Decoded bytes of the chunks in a batch.
-        held: What was read before and must be of the same moment: volume, box and stamp.
 
     Raises:
         MovedError: A volume was written to meanwhile; reading again may do.
@@ -106,9 +104,6 @@ def read_snapshot(
     for request, g, old, new in zip(requests, guards, before, stamps, strict=True):
         if g == "stamps" and old != new:
             raise _moved(request.volume, request.box)
-    for volume, box, old in held:
-        if old != stamp(volume, box):
-            raise _moved(volume, box)
     return Snapshot(tuple(parts), tuple(stamps))
 
 

@@ -12,241 +12,27 @@ Everything but the partitions and the tables is a small JSON document, written w
 created only where none is; a manifest is replaced by the one job that may, which is alone then.
 """
 
-import dataclasses
 import datetime
-import math
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from volumes import documents, objects, partition
+from volumes import documents, objects
 from volumes.errors import RequestError, RunError
-from volumes.geometry import ChunkGrid, Vec, vec
-from volumes.partition import Partition
-from volumes.receipts import BoxPlan, Failure, Receipt, json_digest
+from volumes.generation import Generation, coordinate_of
+from volumes.receipts import json_digest
+from volumes.seals import NAMED, Seal, added
 
 _STORE = ("segclr-store", 1)
 _MANIFEST = ("segclr-manifest", 1)
 _VERSION = ("segclr-version", 1)
 _RUN = ("segclr-run", 1)
 
-# A block may hold many empty boxes, but its box axis stays of a length that is quickly told.
-PARTITION_BOXES = 64**3
-
 FIRST_GENERATION = "1"
 """The generation that embed writes; a new model or parameter makes the next."""
 
 # What two versions of the same content have in common.
 _SAME = ("digest", "identity", "failed_boxes", "undone_boxes", "nodes", "unplaced")
-
-# Undone boxes are named up to this number; the rest are counted.
-_NAMED = 100
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Generation:
-    """Names one generation of a store; JSON-able, picklable, opens nothing.
-
-    Attributes:
-        store: Location of the store.
-        name: The generation's name.
-        width: D, the length of an embedding.
-        lattice: Shape of a box in voxels, XYZ; cell (0, 0, 0) begins at voxel 0 of the frame.
-        block: Boxes of a partition on each axis, at most 64**3 together.
-    """
-
-    store: str
-    name: str
-    width: int
-    lattice: Vec
-    block: Vec
-
-    def __post_init__(self) -> None:
-        """Refuse a block that is none, or of too many boxes."""
-        if min(self.block) < 1 or math.prod(self.block) > PARTITION_BOXES:
-            raise ValueError(f"a partition has 1 to {PARTITION_BOXES} boxes, got {self.block}")
-
-    @property
-    def url(self) -> str:
-        """Location of the generation."""
-        return objects.join(self.store, "generations", self.name)
-
-    def blocks(self, grid: ChunkGrid) -> ChunkGrid:
-        """The lattice of partitions over the lattice coordinates of a grid of boxes."""
-        return ChunkGrid(grid.lattice_domain, self.block)
-
-    def partition_name(self, box: Vec) -> str:
-        """Name ``I_J_K`` of the partition that owns the box at a lattice coordinate."""
-        return name_of(vec(i // b for i, b in zip(box, self.block, strict=True)))
-
-    def partition(self, name: str) -> Partition:
-        """The partition of a name."""
-        url = objects.join(self.url, "partitions", name)
-        return Partition(url, math.prod(self.block), self.width)
-
-    def local(self, box: Vec) -> int:
-        """Index of a box on its partition's box axis, running fastest along x."""
-        i, j, k = (c % b for c, b in zip(box, self.block, strict=True))
-        return i + self.block[0] * (j + self.block[1] * k)
-
-    def box_at(self, partition: Vec, local: int) -> Vec:
-        """Lattice coordinate of the box at an index of a partition; the inverse of ``local``."""
-        nx, ny, _ = self.block
-        offset = (local % nx, local // nx % ny, local // (nx * ny))
-        return vec(c * n + o for c, n, o in zip(partition, self.block, offset, strict=True))
-
-    def place(self, box: Vec) -> tuple[Partition, int]:
-        """The partition that owns a box, and the box's index in it."""
-        return self.partition(self.partition_name(box)), self.local(box)
-
-    def to_json(self) -> dict[str, Any]:
-        """The generation as JSON."""
-        return dataclasses.asdict(self) | {
-            "lattice": list(self.lattice),
-            "block": list(self.block),
-        }
-
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> "Generation":
-        """The generation that ``to_json`` wrote."""
-        return cls(
-            document["store"],
-            document["name"],
-            document["width"],
-            vec(document["lattice"]),
-            vec(document["block"]),
-        )
-
-
-def name_of(coordinate: Vec) -> str:
-    """``I_J_K``, the key of a box or a partition."""
-    return "_".join(str(i) for i in coordinate)
-
-
-def coordinate_of(name: str) -> Vec:
-    """The lattice coordinate of a key; the inverse of ``name_of``."""
-    return vec(int(i) for i in name.split("_"))
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Seal:
-    """The accounting of one partition at one version of its database, from storage alone.
-
-    Attributes:
-        partition: The partition's name.
-        version: The database's generation number.
-        boxes: Boxes with a receipt.
-        nodes: Nodes that plans owe.
-        rows: Rows that receipts record.
-        rejected: (reason, count) pairs that receipts record, sorted.
-        digest: Digest of the boxes' row digests.
-        inputs: Digest of the boxes' image and segmentation digests: what was read.
-        identities: Digest of the boxes' node identities.
-        failed: (box, error) of the boxes that are set aside, the first hundred.
-        failed_boxes: How many those are.
-        failed_nodes: Nodes that they owe.
-        undone: Boxes whose plan has neither a receipt nor a failure, the first hundred.
-        undone_boxes: How many those are.
-        undone_nodes: Nodes that they owe.
-        unplanned_boxes: Boxes with a receipt and no plan.
-    """
-
-    partition: str
-    version: int
-    boxes: int
-    nodes: int
-    rows: int
-    rejected: tuple[tuple[str, int], ...]
-    digest: str
-    inputs: str
-    identities: str
-    failed: tuple[tuple[str, str], ...]
-    failed_boxes: int
-    failed_nodes: int
-    undone: tuple[str, ...]
-    undone_boxes: int
-    undone_nodes: int
-    unplanned_boxes: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Contents:
-    """What a partition says of its boxes at one version of its database.
-
-    Attributes:
-        version: The database's generation number; 0 where there is none.
-        plans: What boxes owe, by key.
-        receipts: What is committed, by key.
-        failures: What is set aside, by key.
-    """
-
-    version: int
-    plans: dict[str, BoxPlan]
-    receipts: dict[str, Receipt]
-    failures: dict[str, Failure]
-
-    def undone(self) -> list[str]:
-        """Planned boxes that have neither a receipt for this plan nor a failure, in order."""
-        left = (b for b, plan in self.plans.items() if not self._settled(b, plan))
-        return sorted(left, key=coordinate_of)
-
-    def _settled(self, box: str, plan: BoxPlan) -> bool:
-        receipt = self.receipts.get(box)
-        if receipt is not None:
-            return receipt.content == plan.content
-        return box in self.failures
-
-
-def contents(generation: Generation, name: str, version: int | None = None) -> Contents:
-    """Read what a partition says of its boxes, at its newest version unless told otherwise.
-
-    Raises:
-        RunError: A document is listed and cannot be read.
-    """
-    part = generation.partition(name)
-    version = partition.newest_version(part) if version is None else version
-    if version == 0:
-        return Contents(0, {}, {}, {})
-    plans = partition.read_all(part, "plan", BoxPlan.from_bytes, version)
-    receipts = partition.read_all(part, "receipts", Receipt.from_bytes, version)
-    failures = partition.read_all(part, "failed", Failure.from_bytes, version)
-    return Contents(version, plans, receipts, failures)
-
-
-def seal(generation: Generation, name: str, version: int | None = None) -> Seal:
-    """Account for a partition: planned against committed, read from storage alone."""
-    found = contents(generation, name, version)
-    plans = found.plans
-    receipts = [found.receipts[b] for b in sorted(found.receipts, key=coordinate_of)]
-    failed = sorted(found.failures.keys() - found.receipts.keys(), key=coordinate_of)
-    undone = found.undone()
-    return Seal(
-        partition=name,
-        version=found.version,
-        boxes=len(receipts),
-        nodes=sum(p.nodes for p in plans.values()),
-        rows=sum(r.committed for r in receipts),
-        rejected=added(r.rejected for r in receipts),
-        digest=json_digest([[r.box, r.rows_digest] for r in receipts]),
-        inputs=json_digest([[r.box, r.image_digest, r.labels_digest] for r in receipts]),
-        identities=json_digest([[r.box, r.identities] for r in receipts]),
-        failed=tuple((b, found.failures[b].error) for b in failed[:_NAMED]),
-        failed_boxes=len(failed),
-        failed_nodes=sum(plans[b].nodes for b in failed if b in plans),
-        undone=tuple(undone[:_NAMED]),
-        undone_boxes=len(undone),
-        undone_nodes=sum(plans[b].nodes for b in undone),
-        unplanned_boxes=len((found.receipts.keys() | found.failures.keys()) - plans.keys()),
-    )
-
-
-def added(counts: Iterable[Iterable[tuple[str, int]]]) -> tuple[tuple[str, int], ...]:
-    """The sum of several (reason, count) collections, sorted, zeros left out."""
-    total: dict[str, int] = {}
-    for pairs in counts:
-        for reason, n in pairs:
-            total[reason] = total.get(reason, 0) + n
-    return tuple(sorted((reason, n) for reason, n in total.items() if n))
 
 
 def read_store(url: str) -> dict[str, Any] | None:
@@ -441,7 +227,7 @@ def publish(generation: Generation, seals: list[Seal], body: dict[str, Any]) -> 
         "nodes": sum(s.nodes for s in ordered),
         "rows": sum(s.rows for s in ordered),
         "rejected": dict(added(s.rejected for s in ordered)),
-        "failed": [f for s in ordered for f in s.failed][:_NAMED],
+        "failed": [f for s in ordered for f in s.failed][:NAMED],
         "failed_boxes": sum(s.failed_boxes for s in ordered),
         "failed_nodes": sum(s.failed_nodes for s in ordered),
         "undone_boxes": sum(s.undone_boxes for s in ordered),

@@ -10,7 +10,7 @@ from pipelines.versions import store_url
 from transforms.compact import OUTCOME, CompactStore, CompactWork
 from volumes import objects, partition, store
 from volumes.errors import RequestError, RunError
-from volumes.store import Generation
+from volumes.generation import Generation
 
 # Versions that go are named in a plan up to this number, then counted.
 _NAMED = 20

@@ -12,10 +12,11 @@ What is known of a database (OCDBT; ``benchmarks/commit.py`` measures it here):
 
 It follows that a block is as large as it may be: so that the fullest partition has at most
 ``COMMITS`` occupied boxes, and that there are enough partitions for all workers to commit at the
-rate they do. A worker commits every ``max(seconds a box, COMMIT_SECONDS)``, since boxes that are
-quicker share a commit; work ranges are spread over the partitions at random, so a partition is
-asked for ``workers / partitions`` of that, and at most a ``SHARE`` of what it takes keeps the wait
-short. Expected commits count, not the grid: sparse nodes get large blocks.
+rate they do. A worker commits once a box, or, where boxes are quicker, once in the time for which
+they gather to share a commit or in which ``COMMIT_BOXES`` are done; work ranges are spread over the
+partitions at random, so a partition is asked for ``workers / partitions`` of that, and at most a
+``SHARE`` of what it takes keeps the wait short. (What boxes owe is committed before, but a range at
+a time.) Expected commits count, not the grid: sparse nodes get large blocks.
 """
 
 import math
@@ -23,6 +24,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from transforms.boxes import COMMIT_BOXES
 from transforms.work import COMMIT_SECONDS
 from volumes import objects
 from volumes.geometry import ChunkGrid, Vec, vec
@@ -39,6 +41,9 @@ FILE_WRITES = 100.0
 OBJECT_WRITES = 1.0
 """Commits a second that a database on an object store takes."""
 
+# No box is quicker than this, whatever an estimate says: opening, reading and planning take it.
+_LEAST_S = 0.1
+
 # A store on an object store is there for many workers, whose number a plan does not know yet.
 _REMOTE_WORKERS = 1000
 
@@ -52,9 +57,12 @@ def writes_a_second(store: str) -> float:
     return FILE_WRITES if objects.local_path(store) is not None else OBJECT_WRITES
 
 
-def partitions_needed(workers: int, box_seconds: float, writes: float) -> int:
+def partitions_needed(
+    workers: int, box_seconds: float, writes: float, commit_seconds: float = COMMIT_SECONDS
+) -> int:
     """How many partitions must be at work so that commits do not wait for each other."""
-    interval = max(box_seconds, COMMIT_SECONDS)
+    seconds = max(box_seconds, _LEAST_S)
+    interval = max(seconds, min(commit_seconds, COMMIT_BOXES * seconds))
     return max(1, math.ceil(workers / (interval * writes * SHARE)))
 
 
@@ -65,6 +73,7 @@ def block_for(
     store: str,
     workers: int,
     box_seconds: float,
+    commit_seconds: float = COMMIT_SECONDS,
 ) -> Vec:
     """Boxes of a partition on each axis; see the module's docstring for the rule.
 
@@ -75,10 +84,11 @@ def block_for(
         store: Where the store will be.
         workers: Local processes; on an object store at least a thousand workers are planned for.
         box_seconds: Time that a worker takes for a box.
+        commit_seconds: For how long boxes gather to share a commit.
     """
     remote = objects.local_path(store) is None
     workers = max(workers, _REMOTE_WORKERS) if remote else workers
-    needed = partitions_needed(workers, box_seconds, writes_a_second(store))
+    needed = partitions_needed(workers, box_seconds, writes_a_second(store), commit_seconds)
     best = (1, 1, 1)
     for block in _ladder():
         fullest, partitions = _filled(grid, occupied, block)

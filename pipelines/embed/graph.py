@@ -11,9 +11,9 @@ from transforms.boxes import EmbedBoxes, OweBoxes
 from transforms.nodes import GroupNodes
 from transforms.standing import StandingBoxes
 from transforms.walk import SampleNodes
-from volumes import agglomeration, store
+from volumes import agglomeration, seals, store
 from volumes.errors import RunError
-from volumes.store import Generation
+from volumes.generation import Generation
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def finish(plan: EmbedPlan) -> Result:
         embeddings=tally["embeddings"],
         embeddings_total=outcome["embeddings_total"],
         nodes=tally["nodes"] + sum(unplaced.values()),
-        rejected=store.added([tuple(tally["rejected"].items()), tuple(unplaced.items())]),
+        rejected=seals.added([tuple(tally["rejected"].items()), tuple(unplaced.items())]),
         failed=tuple((box, error) for box, error in outcome["failed"]),
         failed_boxes=outcome["failed_boxes"],
         bytes_read=tally["bytes_read"],

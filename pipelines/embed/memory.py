@@ -74,10 +74,10 @@ def _flying_bytes(work: EmbedWork, index: int) -> int:
 
 
 def box_bytes(work: EmbedWork, index: int) -> int:
-    """Decoded bytes of both volumes that a box reads."""
-    return decoded_bytes(work.image, work.read_box(index)) + decoded_bytes(
-        work.segmentation, work.labels_box(index)
-    )
+    """Decoded bytes of both volumes that a box reads; the segmentation's twice to be sampled."""
+    times = 1 if work.spacing_nm is None else 2
+    labels = decoded_bytes(work.segmentation, work.labels_box(index))
+    return decoded_bytes(work.image, work.read_box(index)) + times * labels
 
 
 def _batch_bytes(work: EmbedWork) -> int:

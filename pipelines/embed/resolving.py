@@ -17,11 +17,11 @@ from transforms.work import EmbedWork
 from volumes import agglomeration, objects, store, tables
 from volumes.agglomeration import Table
 from volumes.errors import RequestError
+from volumes.generation import Generation
 from volumes.geometry import Box, ChunkGrid, Vec, Vec3, vec
 from volumes.opening import resolve_volume, shared_domain
 from volumes.receipts import json_digest
 from volumes.spec import VolumeSpec
-from volumes.store import Generation
 from volumes.survey import Survey, check_inside, survey
 from volumes.tables import NodeSource
 
@@ -147,6 +147,7 @@ def _placed(
             store=work.generation.store,
             workers=config.workers,
             box_seconds=cost.seconds / max(cost.boxes, 1),
+            commit_seconds=config.commit_seconds,
         )
     return dataclasses.replace(work, generation=dataclasses.replace(work.generation, block=block))
 

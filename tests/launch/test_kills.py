@@ -15,6 +15,7 @@ from launch.cli import main
 from tests.launch import place
 from tests.launch.place import last_json, tables
 from volumes import partition, runs, store
+from volumes.generation import Generation
 from volumes.receipts import Receipt
 
 WORDS = [
@@ -55,7 +56,7 @@ def receipts(url: str) -> dict[str, Receipt]:
     name, manifest = store.current(url)
     if manifest is None:
         return {}
-    generation = store.Generation.from_json(manifest["generation"] | {"store": url})
+    generation = Generation.from_json(manifest["generation"] | {"store": url})
     found: dict[str, Receipt] = {}
     for part in store.partitions_present(generation):
         where = generation.partition(part)
@@ -108,7 +109,7 @@ def test_twenty_kills_lose_nothing_and_do_nothing_twice(
         url = str(home / f"store{done}")
         what = rng.choice(["everything", "the launcher", "a worker"])
         process = started(url)
-        out = killed(process, what, rng.uniform(0.25, 1.0) * whole_s)
+        out = killed(process, what, rng.uniform(0.4, 1.0) * whole_s)
         after = receipts(url)
         # What was committed before the kill is there, receipt by receipt.
         assert {box: after[box] for box in before} == before

@@ -10,11 +10,12 @@ from launch.jobs import recorded
 from tests.launch.place import EMBED
 from tests.launch.served import served
 from volumes import partition, store
+from volumes.generation import Generation
 
 TOKEN = "pl4nted-t0ken"
 
 
-def values_in(generation: store.Generation) -> list[bytes]:
+def values_in(generation: Generation) -> list[bytes]:
     """Every key and value of every partition, decoded: OCDBT may compress them on disk."""
     found = []
     for name in store.partitions_present(generation):
@@ -69,7 +70,7 @@ def test_a_token_in_a_url_is_nowhere(home: pathlib.Path, capfd: pytest.CaptureFi
     manifest = store.read_manifest(url, "1")
     assert manifest is not None
     assert "em.zarr" in manifest["command"]
-    generation = store.Generation.from_json(manifest["generation"] | {"store": url})
+    generation = Generation.from_json(manifest["generation"] | {"store": url})
     values = values_in(generation)
     assert len(values) > 20
     assert not [v for v in values if TOKEN.encode() in v]

@@ -12,7 +12,7 @@ from tests.launch.place import EMBED, last_json
 from tests.transforms.test_verify import forget, put, set_value
 from volumes import runs, store
 from volumes.embeddings import EmbeddingStore
-from volumes.store import Generation
+from volumes.generation import Generation
 
 CLEAN = "4 boxes, 4 rows: every row is what its receipt says"
 

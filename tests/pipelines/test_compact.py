@@ -14,11 +14,11 @@ from launch.runner import counted
 from pipelines import compact
 from tests.pipelines import versioned
 from transforms import compact as transform
-from volumes import commits, documents, objects, partition, runs, store
+from volumes import commits, documents, objects, partition, runs, seals, store
 from volumes.commits import Change, Fence, FencedError
 from volumes.embeddings import EmbeddingStore
 from volumes.errors import RequestError, RunError
-from volumes.store import Generation
+from volumes.generation import Generation
 
 VERSIONS = 5
 
@@ -176,7 +176,7 @@ def test_a_writer_that_was_taken_for_dead_is_shut_out(generation) -> None:
         commits.commit_boxes(part, [change])
     # A version that it has sealed before, and publishes now, can be read.
     for name, at in head.items():
-        assert store.seal(generation, name, at).rows == store.seal(generation, name).rows
+        assert seals.seal(generation, name, at).rows == seals.seal(generation, name).rows
     now = versioned.newest(generation)
     assert now == {name: at + 1 for name, at in head.items()}
 

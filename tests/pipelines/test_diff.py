@@ -13,7 +13,7 @@ from pipelines.diff import job
 from tests.pipelines import versioned
 from volumes import objects, store
 from volumes.errors import RequestError, RunError
-from volumes.store import Generation
+from volumes.generation import Generation
 
 HUGE = 2**64 - 1
 

@@ -16,9 +16,10 @@ from transforms.accounts import CloseTheRun
 from transforms.boxes import EmbedBoxes, OweBoxes
 from transforms.nodes import GroupNodes
 from transforms.work import EmbedWork
-from volumes import commits, partition, store
+from volumes import commits, partition, seals, store
 from volumes.commits import Change
 from volumes.errors import RequestError, RunError
+from volumes.generation import Generation, coordinate_of
 from volumes.geometry import Box, ChunkGrid
 from volumes.receipts import Receipt
 
@@ -125,7 +126,7 @@ def test_a_group_lost_before_the_work_is_named_from_storage(case: Case, tmp_path
     run(plan, lambda root, p: _build_losing(root, p, "before work"))
     key = plan.work.key(13)
     assert key == "1_1_1"
-    sealed = store.seal(plan.work.generation, "0_0_0")
+    sealed = seals.seal(plan.work.generation, "0_0_0")
     assert sealed.undone == (key,)
     with pytest.raises(RunError, match=r"1 planned boxes were not committed: 1_1_1\. No version"):
         embed.finish(plan)
@@ -226,7 +227,7 @@ def test_a_range_that_was_not_walked_is_told(case: Case, tmp_path, monkeypatch) 
 
 def test_ranges_hold_each_box_once() -> None:
     from_grid = ChunkGrid(Box((-20, 5, 0), (100, 90, 40)), (16, 16, 16))
-    generation = store.Generation("s", "1", 8, (16, 16, 16), (2, 3, 2))
+    generation = Generation("s", "1", 8, (16, 16, 16), (2, 3, 2))
     found = [
         i
         for r in ranges.ranges(from_grid, generation)
@@ -244,7 +245,7 @@ def test_ranges_hold_each_box_once() -> None:
 def test_an_attempt_that_is_repeated_writes_nothing_new(case: Case, done) -> None:
     plan, _ = done
     receipt = receipts(plan)[0]
-    where, local = plan.work.generation.place(store.coordinate_of(receipt.box))
+    where, local = plan.work.generation.place(coordinate_of(receipt.box))
     before = partition.newest_version(where)
     rows = partition.read_rows(where, local)
     late = dataclasses.replace(receipt, run="a zombie")

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import export
-from tests.volumes.test_store import Generation, commit, filled, seals
+from tests.volumes.test_store import Generation, all_sealed, commit, filled
 from transforms.export import MANIFEST
 from volumes import store
 from volumes.errors import RequestError, RunError
@@ -19,7 +19,7 @@ from volumes.errors import RequestError, RunError
 def generation(tmp_path: pathlib.Path) -> Generation:
     generation = Generation(str(tmp_path / "store"), "1", 4, (8, 8, 8), (2, 2, 2))
     filled(generation)
-    store.publish(generation, seals(generation), {"run": "r"})
+    store.publish(generation, all_sealed(generation), {"run": "r"})
     return generation
 
 
@@ -100,7 +100,7 @@ def test_an_output_with_something_else_is_refused(generation, tmp_path) -> None:
     run(generation, tmp_path / "out")
     before = digests(tmp_path / "out")
     commit(generation, "0_1_0", 9)
-    store.publish(generation, seals(generation), {"run": "s"})
+    store.publish(generation, all_sealed(generation), {"run": "s"})
     with pytest.raises(RequestError, match="holds the export of version 1 of"):
         export.plan(export.ExportConfig(generation.store, str(tmp_path / "out")))
     assert digests(tmp_path / "out") == before

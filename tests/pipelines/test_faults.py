@@ -15,8 +15,9 @@ from pipelines import embed
 from tests.pipelines import embed_case
 from tests.pipelines.embed_case import Case, rows_by_node, run
 from transforms import boxes
-from volumes import commits, partition, snapshots, store
+from volumes import commits, partition, seals, snapshots, store
 from volumes.errors import DataError, RunError
+from volumes.generation import coordinate_of
 
 STEPS = ("before read", "after read", "after encode", "in the commit", "after the commit")
 
@@ -103,7 +104,7 @@ def undisturbed(case: Case) -> tuple[list[str], dict]:
     part = plan.work.generation.partition("0_0_0")
     keys = sorted(
         partition.listed(part, "receipts"),
-        key=lambda k: plan.work.grid.index(store.coordinate_of(k)),
+        key=lambda k: plan.work.grid.index(coordinate_of(k)),
     )
     return keys, rows_by_node(plan.work.generation.store)
 
@@ -146,7 +147,7 @@ def test_every_schedule_ends_in_the_same_store(
     assert seen == dict(expected)
     assert result.embeddings_total == len(rows)
     assert rows_by_node(str(tmp_path / "store")) == rows
-    sealed = store.seal(embed.plan(config).work.generation, "0_0_0")
+    sealed = seals.seal(embed.plan(config).work.generation, "0_0_0")
     assert (sealed.boxes, sealed.undone_boxes, sealed.failed_boxes) == (len(keys), 0, 0)
 
 

@@ -17,6 +17,7 @@ from volumes.commits import Fence
 from volumes.context import process_context
 from volumes.embeddings import EmbeddingStore
 from volumes.errors import RequestError
+from volumes.generation import Generation
 
 AUTO = "auto:60"
 
@@ -271,7 +272,7 @@ def test_a_store_that_is_none_is_refused(tmp_path: pathlib.Path, case: Case) -> 
         ReprocessConfig("s", nodes="")
     url = embedded(case)
     assert partition.newest_version(
-        store.Generation.from_json(store.current(url)[1]["generation"] | {"store": url}).partition(
+        Generation.from_json(store.current(url)[1]["generation"] | {"store": url}).partition(
             "0_0_0"
         )
     )

@@ -20,7 +20,7 @@ from volumes import partition, runs, store
 from volumes.commits import Fence
 from volumes.embeddings import EmbeddingStore
 from volumes.errors import RequestError, RunError
-from volumes.store import Generation
+from volumes.generation import Generation, coordinate_of
 
 
 def run(
@@ -298,7 +298,7 @@ def _damage_and_make_whole(whole: str, config: embed.EmbedConfig) -> None:
     generation = EmbeddingStore.open(url).generation
     boxes = list(EmbeddingStore.open(url).boxes())
     assert len(boxes) > 15
-    damaged = sorted([boxes[3], boxes[11], boxes[-1]], key=store.coordinate_of)
+    damaged = sorted([boxes[3], boxes[11], boxes[-1]], key=coordinate_of)
     put(generation, damaged[0], "embedding/c/L/0/0", None)
     set_value(generation, damaged[1], "embedding", 0, 7.5)
     put(generation, damaged[2], "receipts/BOX", None)

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from tests.volumes.test_partition import plan_of, receipt_of
-from volumes import commits, partition, runs, store
+from volumes import commits, partition, runs, seals, store
 from volumes.commits import Change, Fence
 from volumes.embeddings import EmbeddingStore
+from volumes.generation import Generation, coordinate_of
 from volumes.receipts import Rows
-from volumes.store import Generation
 
 WIDTH = 4
 LATTICE = (8, 8, 8)
@@ -57,11 +57,11 @@ def commit(generation: Generation, boxes: Boxes) -> None:
     standing = {
         (name, box): receipt
         for name in store.partitions_present(generation)
-        for box, receipt in store.contents(generation, name).receipts.items()
+        for box, receipt in seals.contents(generation, name).receipts.items()
     }
-    wanted = {(generation.partition_name(store.coordinate_of(b)), b): n for b, n in boxes.items()}
+    wanted = {(generation.partition_name(coordinate_of(b)), b): n for b, n in boxes.items()}
     for name, box in sorted(standing.keys() | wanted.keys()):
-        part, local = generation.place(store.coordinate_of(box))
+        part, local = generation.place(coordinate_of(box))
         known, nodes = standing.get((name, box)), wanted.get((name, box))
         replaces = None if known is None else commits.standing_digest(known)
         if nodes is None:
@@ -80,8 +80,8 @@ def publish(generation: Generation, boxes: Boxes, run: str = "r") -> int:
     """Publish a version of exactly these boxes; its number."""
     commit(generation, boxes)
     names = sorted(store.partitions_present(generation))
-    seals = [store.seal(generation, name) for name in names]
-    return store.publish(generation, seals, {"run": run, "published": "2027-01-15T08:00:00+00:00"})
+    sealed = [seals.seal(generation, name) for name in names]
+    return store.publish(generation, sealed, {"run": run, "published": "2027-01-15T08:00:00+00:00"})
 
 
 def read(url: str, number: int) -> dict[str, str]:

@@ -19,12 +19,12 @@ from tests.volumes.test_partition import make_rows, receipt_of
 from transforms import verdict, verify
 from transforms.audits import IDS, Fault
 from transforms.findings import Finding, Part, VerifyWork, finding_of
-from volumes import commits, compaction, objects, partition, store
+from volumes import commits, compaction, objects, partition, seals, store
 from volumes.commits import Change, Fence
 from volumes.errors import RunError
+from volumes.generation import Generation, coordinate_of
 from volumes.geometry import Box, ChunkGrid
 from volumes.receipts import BoxPlan, Failure, Receipt, Rows, json_digest
-from volumes.store import Generation
 
 IDENTITY = {"image": "a", "nodes": "n"}
 
@@ -63,20 +63,20 @@ def receipt(plan: BoxPlan, rows: Rows) -> Receipt:
 
 
 def commit(generation: Generation, box: str, rows: Rows, rejected: int = 0) -> None:
-    part, local = generation.place(store.coordinate_of(box))
+    part, local = generation.place(coordinate_of(box))
     plan = plan_of(box, rows, rejected)
     commits.plan_boxes(part, [plan])
     commits.commit_boxes(part, [Change(local, box, receipt(plan, rows), rows)])
 
 
-def seals(generation: Generation) -> list[store.Seal]:
-    return [store.seal(generation, name) for name in sorted(store.partitions_present(generation))]
+def all_sealed(generation: Generation) -> list[seals.Seal]:
+    return [seals.seal(generation, name) for name in sorted(store.partitions_present(generation))]
 
 
 def publish(generation: Generation) -> int:
     body = {"run": "r", "identity": json_digest(IDENTITY)}
     unplaced = {"rows": NODES + 2, "outside": 2}
-    return store.publish(generation, seals(generation), body | {"unplaced": unplaced})
+    return store.publish(generation, all_sealed(generation), body | {"unplaced": unplaced})
 
 
 def make_store(url: str) -> Generation:
@@ -129,7 +129,7 @@ def found(generation: Generation, version: int | None = None) -> Found:
 
 
 def place(generation: Generation, box: str) -> tuple[partition.Partition, int]:
-    return generation.place(store.coordinate_of(box))
+    return generation.place(coordinate_of(box))
 
 
 def put(generation: Generation, box: str, key: str, value: bytes | None) -> None:
@@ -548,9 +548,9 @@ def test_a_node_of_two_boxes_is_found_whatever_the_partition(rows) -> None:
 def test_keys_are_those_of_the_places() -> None:
     generation = Generation("s", "1", 4, (8, 8, 8), (3, 2, 2))
     for box in ("0_0_0", "-1_5_7", "-7_-1_2"):
-        coordinate = store.coordinate_of(box)
+        coordinate = coordinate_of(box)
         name, local = generation.partition_name(coordinate), generation.local(coordinate)
-        assert generation.box_at(store.coordinate_of(name), local) == coordinate
+        assert generation.box_at(coordinate_of(name), local) == coordinate
 
 
 def test_findings_add_up_in_any_order_and_name_the_first_boxes() -> None:

@@ -18,11 +18,11 @@ from transforms.walk import Walked
 from transforms.work import BoxInput, BoxNodes, Done, EmbedWork, check_labels
 from volumes.commits import Change, standing_digest
 from volumes.errors import DataError, RunError
+from volumes.generation import Generation
 from volumes.geometry import Box, ChunkGrid
 from volumes.reading import Part, Subvolume
 from volumes.receipts import Failure, Receipt, Rows
 from volumes.spec import VolumeSpec
-from volumes.store import Generation
 
 SIZE = 17
 DOMAIN = Box((0, 0, 0), (32, 24, 20))

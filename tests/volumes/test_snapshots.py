@@ -96,15 +96,6 @@ def test_a_chunk_elsewhere_may_change(plain: Volume, monkeypatch: pytest.MonkeyP
     assert np.array_equal(read_snapshot([Request(plain, box)]).parts[0].array, voxels()[:8, :8, :8])
 
 
-def test_what_was_read_before_must_still_hold(plain: Volume, sharded: Volume) -> None:
-    before = stamp(plain, BOX)
-    held = [(plain, BOX, before)]
-    read_snapshot([Request(sharded, BOX)], held=held)
-    writer(plain)[8:16, :8, :8] = 3
-    with pytest.raises(MovedError, match=r"voxels \[4:28, 4:12, 4:12\) of .*plain changed while"):
-        read_snapshot([Request(sharded, BOX)], held=held)
-
-
 def database(folder: pathlib.Path) -> ts.TensorStore:
     base = {"driver": "file", "path": f"{folder}/"}
     spec = {

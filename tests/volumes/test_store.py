@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from tests.volumes.test_partition import make_rows, plan_of, receipt_of
-from volumes import commits, documents, objects, store
+from volumes import commits, documents, objects, seals, store
 from volumes.commits import Change
 from volumes.embeddings import EmbeddingStore
 from volumes.errors import RequestError, RunError
+from volumes.generation import Generation, coordinate_of, name_of
 from volumes.geometry import Box, ChunkGrid
-from volumes.store import Generation
 
 IDENTITY = {"image": "a", "box": [8, 8, 8]}
 
@@ -26,16 +26,16 @@ def manifest(generation: Generation, **identity) -> dict:
 
 
 def commit(generation: Generation, box: str, n: int, seed: int = 0):
-    part, local = generation.place(store.coordinate_of(box))
+    part, local = generation.place(coordinate_of(box))
     rows = make_rows(n, seed)
     commits.plan_boxes(part, [plan_of(box, n)])
     commits.commit_boxes(part, [Change(local, box, receipt_of(box, rows), rows)])
     return rows
 
 
-def seals(generation: Generation) -> list[store.Seal]:
+def all_sealed(generation: Generation) -> list[seals.Seal]:
     names = sorted(store.partitions_present(generation))
-    return [store.seal(generation, name) for name in names]
+    return [seals.seal(generation, name) for name in names]
 
 
 def filled(generation: Generation) -> dict[str, object]:
@@ -53,8 +53,8 @@ def test_boxes_have_one_place_in_one_partition(generation: Generation) -> None:
         assert 0 <= local < part.boxes
         places.add((part.url, local))
     assert len(places) == grid.size
-    assert store.coordinate_of("-1_0_12") == (-1, 0, 12)
-    assert store.name_of((-1, 0, 12)) == "-1_0_12"
+    assert coordinate_of("-1_0_12") == (-1, 0, 12)
+    assert name_of((-1, 0, 12)) == "-1_0_12"
 
 
 def test_a_partition_of_too_many_boxes_is_refused() -> None:
@@ -64,14 +64,14 @@ def test_a_partition_of_too_many_boxes_is_refused() -> None:
 
 def test_a_version_is_read_back_by_box_by_segment_and_whole(generation: Generation) -> None:
     rows = filled(generation)
-    assert store.publish(generation, seals(generation), {"run": "r"}) == 1
+    assert store.publish(generation, all_sealed(generation), {"run": "r"}) == 1
     found = EmbeddingStore.open(generation.store)
     assert (found.version, found.width, len(found)) == (1, 4, 708)
     # By partition, then by place on its box axis.
     assert list(found.boxes()) == ["-1_0_2", "-2_1_3", "0_0_0", "1_1_1"]
     for box, expected in rows.items():
         assert found.by_box(box).digest() == expected.digest()
-        assert found.by_box(store.coordinate_of(box)).digest() == expected.digest()
+        assert found.by_box(coordinate_of(box)).digest() == expected.digest()
     assert len(found.by_box("7_7_7")) == 0
     assert sum(len(r) for r in found.all()) == 708
     segment = int(rows["-2_1_3"].segment_id[5])
@@ -85,7 +85,7 @@ def test_a_version_is_read_back_by_box_by_segment_and_whole(generation: Generati
 
 def test_a_version_is_not_disturbed_by_later_commits(generation: Generation) -> None:
     filled(generation)
-    store.publish(generation, seals(generation), {"run": "r"})
+    store.publish(generation, all_sealed(generation), {"run": "r"})
     commit(generation, "0_1_0", 9)
     assert len(EmbeddingStore.open(generation.store)) == 708
     assert "0_1_0" not in list(EmbeddingStore.open(generation.store).boxes())
@@ -93,15 +93,15 @@ def test_a_version_is_not_disturbed_by_later_commits(generation: Generation) -> 
     assert live.version is None
     assert len(live) == 717
     assert "0_1_0" in list(live.boxes())
-    assert store.publish(generation, seals(generation), {"run": "s"}) == 2
+    assert store.publish(generation, all_sealed(generation), {"run": "s"}) == 2
     assert len(EmbeddingStore.open(generation.store)) == 717
     assert len(EmbeddingStore.open(generation.store, 1)) == 708
 
 
 def test_equal_content_is_not_published_twice(generation: Generation) -> None:
     filled(generation)
-    assert store.publish(generation, seals(generation), {"run": "r"}) == 1
-    assert store.publish(generation, seals(generation), {"run": "another"}) == 1
+    assert store.publish(generation, all_sealed(generation), {"run": "r"}) == 1
+    assert store.publish(generation, all_sealed(generation), {"run": "another"}) == 1
     assert store.version_numbers(generation.store) == [1]
 
 
@@ -109,7 +109,7 @@ def test_what_is_owed_and_not_committed_is_named(generation: Generation) -> None
     filled(generation)
     part, _ = generation.place((1, 0, 0))
     commits.plan_boxes(part, [plan_of("1_0_0", 4)])
-    sealed = store.seal(generation, "0_0_0")
+    sealed = seals.seal(generation, "0_0_0")
     assert (sealed.undone, sealed.undone_boxes) == (("1_0_0",), 1)
     assert (sealed.boxes, sealed.nodes, sealed.rows) == (2, 7, 3)
 
@@ -152,7 +152,7 @@ def test_opening_says_what_is_missing(tmp_path: pathlib.Path, generation: Genera
     filled(generation)
     with pytest.raises(RequestError, match="no published version yet"):
         EmbeddingStore.open(generation.store)
-    store.publish(generation, seals(generation), {"run": "r"})
+    store.publish(generation, all_sealed(generation), {"run": "r"})
     with pytest.raises(RequestError, match="has no version 9; give one that it has: 1"):
         EmbeddingStore.open(generation.store, 9)
 
@@ -178,12 +178,12 @@ def test_what_a_killed_writer_left_does_not_make_a_directory_foreign(
 def _refill(generation: Generation) -> None:
     store.prepare(generation, manifest(generation))
     commit(generation, "0_0_0", 9, seed=5)
-    store.publish(generation, seals(generation), {"run": "r"})
+    store.publish(generation, all_sealed(generation), {"run": "r"})
 
 
 def test_a_store_that_was_made_anew_in_its_place_is_opened_anew(generation: Generation) -> None:
     filled(generation)
-    store.publish(generation, seals(generation), {"run": "r"})
+    store.publish(generation, all_sealed(generation), {"run": "r"})
     assert len(EmbeddingStore.open(generation.store).by_box("0_0_0")) == 3
     shutil.rmtree(generation.store)
     process = multiprocessing.get_context("spawn").Process(target=_refill, args=(generation,))
