@@ -67,7 +67,7 @@ _READS_AGAIN = 2
 
 _LOST = 0.05
 
-# Where nodes are sampled, the plan of each box is a commit of its own.
+# What it would cost to plan each sampled box by itself, and not a range at a time.
 _PLANS = "rule, and a commit a plan"
 
 

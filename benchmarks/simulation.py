@@ -11,7 +11,7 @@ A discrete-event simulation in which no storage is touched, of what ``transforms
 - A manifest is replaced ``writes_a_second`` times a second at most. A write that comes too early is
   refused, and tried again after a pause that doubles, as TensorStore does on "too many requests".
 
-Where nodes are sampled, each box's plan is a commit of its own before the box is read.
+Plans are committed a range at a time and left out; ``plans`` shows one at a time.
 """
 
 import dataclasses

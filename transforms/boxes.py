@@ -218,8 +218,11 @@ class ReviewBox(WithInputs):
 
     DONE = "done"
 
-    def process(self, box: BoxNodes, *barriers: Any) -> Iterator[Any]:
+    def process(self, box: BoxNodes | BoxOutput, *barriers: Any) -> Iterator[Any]:
         """Yield the box, or what settles it; ``barriers`` are side inputs that must come first."""
+        if isinstance(box, BoxOutput):
+            yield box
+            return
         work = self._work
         stands = settled(work, self.inputs(), box.index, plan_of(work, box.index, box.nodes))
         if isinstance(stands, Done):
@@ -363,7 +366,7 @@ class OweBoxes(beam.PTransform):
 
 @dataclasses.dataclass(eq=False)
 class EmbedBoxes(beam.PTransform):
-    """The fused chain of a box: BoxNodes -> Done.
+    """The fused chain of a box: BoxNodes, or BoxOutput where it is settled already -> Done.
 
     Attributes:
         work: The run.

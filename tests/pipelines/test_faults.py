@@ -226,6 +226,29 @@ def test_a_box_of_a_fault_of_its_own_is_tried_again_then_set_aside(
     assert rows_by_node(str(tmp_path / "store")) == rows_by_node(str(tmp_path / "whole"))
 
 
+def test_a_box_that_cannot_be_sampled_is_set_aside_and_owes_nothing(tmp_path, monkeypatch) -> None:
+    case = embed_case.make_case(tmp_path)
+    config = case.config("store", nodes="auto:60")
+    chunk = case.folder / "labels" / "c" / "5" / "4" / "4"
+    whole = chunk.read_bytes()
+    chunk.write_bytes(whole[: len(whole) // 2])
+    monkeypatch.setattr(boxes, "_PAUSE_S", 0.0)
+    plan = embed.plan(config)
+    run(plan)
+    result = embed.finish(plan)
+    # Those that the chunk is in, and their neighbours, whose crops reach into it.
+    assert {box for box, _ in result.failed} == {"2_1_1", "2_1_2", "2_2_1", "2_2_2"}
+    assert all("labels cannot be read" in error for _, error in result.failed)
+    chunk.write_bytes(whole)
+    again = embed.plan(dataclasses.replace(config, retry_failed=True))
+    run(again)
+    result = embed.finish(again)
+    assert (result.failed_boxes, result.boxes, result.version) == (0, 4, 2)
+    undisturbed = embed.plan(case.config("whole", nodes="auto:60"))
+    run(undisturbed)
+    assert rows_by_node(str(tmp_path / "store")) == rows_by_node(str(tmp_path / "whole"))
+
+
 def test_a_failure_of_the_run_stops_it_at_once(
     case: Case, tmp_path: pathlib.Path, monkeypatch
 ) -> None:

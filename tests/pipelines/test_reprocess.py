@@ -107,6 +107,21 @@ def test_segment_ids_that_change_redo_their_crops(case: Case, nodes: str) -> Non
     assert result.embeddings > 0
 
 
+def test_sampled_boxes_that_become_background_leave_the_store(case: Case) -> None:
+    url = embedded(case, nodes=AUTO)
+    boxes = set(EmbeddingStore.open(url).boxes())
+    labels = opened(case.folder / "labels")
+    labels[:16, :16, :16] = 0
+    labels[32:, 32:] = 0
+    result = renewed(url)
+    anew = embedded(case, "anew", nodes=AUTO)
+    assert rows_by_node(url) == rows_by_node(anew)
+    left = set(EmbeddingStore.open(url).boxes())
+    assert left == set(EmbeddingStore.open(anew).boxes())
+    assert result.boxes_removed == len(boxes - left) >= 3
+    assert renewed(url).boxes == 0
+
+
 def test_a_chunk_written_again_is_read_and_computes_nothing(case: Case) -> None:
     url = embedded(case)
     image = opened(case.folder / "image")
