@@ -19,6 +19,13 @@ from volumes.spec import VolumeSpec
 from volumes.survey import Survey
 from volumes.tables import NodeSource
 
+_GUARDS: dict[Guard, str] = {
+    "pinned": "its version",
+    "transaction": "a transaction",
+    "stamps": "its stamps",
+    "none": "nothing, since its storage tells no change",
+}
+
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class EmbedPlan:
@@ -112,6 +119,7 @@ class EmbedPlan:
             f"image: {image.source}, {image.format} {image.dtype}, voxels {image.domain}",
             f"segmentation: {segmentation.source}, {segmentation.format} {segmentation.dtype}, "
             f"voxels {segmentation.domain}",
+            *self._bodies_line(),
             f"shared: voxels {work.grid.domain} of {_nm(work.voxel_size_nm)} nm",
             f"model: {work.model.title}, crops of {work.model.input_size} voxels a side, batches "
             f"of {work.model.batch}, fingerprint {work.model.fingerprint[:12]}",
@@ -122,8 +130,19 @@ class EmbedPlan:
             f"time: about {_duration(cost.seconds)} ({assumptions(work)})",
             f"memory: at most about {bytes_text(cost.peak_bytes)} a worker, "
             f"{self.config.workers} of them",
-            f"store: {work.generation.store}{self._found()}",
+            f"held still while a box is read: image by {_GUARDS[_guard(image)]}, segmentation by "
+            f"{_GUARDS[_guard(segmentation)]}",
+            f"store: {work.generation.store}{self._found()}; a database for each "
+            f"{shape_text(work.generation.block)} boxes",
             *(f"warning: {w}" for w in self.warnings),
+        ]
+
+    def _bodies_line(self) -> list[str]:
+        if self.work.agglomeration is None:
+            return []
+        return [
+            f"bodies: {self.work.agglomeration.pairs:,} supervoxels belong to another body, by "
+            f"{self.config.agglomeration}"
         ]
 
     def _found(self) -> str:
