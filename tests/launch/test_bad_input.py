@@ -136,7 +136,11 @@ H5 = ["ingest", "--source=wrong/two.h5", "--kind=image", "--voxel-size=10,10,10"
 WRONG: list[tuple[str, list[str], list[str]]] = [
     # The command line itself.
     ("unknown job", ["embedd"], ["there is no job 'embedd'", "did you mean embed?", "export"]),
-    ("flag first", ["--quiet", "embed"], ["the job comes first", "ingest, embed, export"]),
+    (
+        "flag first",
+        ["--quiet", "embed"],
+        ["the job comes first", "ingest, embed, reprocess, export, verify"],
+    ),
     (
         "unknown flag",
         [*embed(), "--zzyzx=3"],

@@ -49,27 +49,41 @@ def children(process: subprocess.Popen[str]) -> list[int]:
     return [int(pid) for pid, args in lines if "sdk_worker" in args and "sh -c" not in args]
 
 
+def generation_of(url: str) -> Generation | None:
+    """The generation of a store, once it has begun."""
+    if not pathlib.Path(url, "store.json").exists():
+        return None
+    _, manifest = store.current(url)
+    return manifest and Generation.from_json(manifest["generation"] | {"store": url})
+
+
+def committed(url: str) -> int:
+    """How many boxes are committed now."""
+    generation = generation_of(url)
+    parts = [] if generation is None else store.partitions_present(generation)
+    return sum(len(partition.listed(generation.partition(p), "receipts")) for p in parts)
+
+
 def receipts(url: str) -> dict[str, Receipt]:
     """What is committed now, by box."""
-    if not pathlib.Path(url, "store.json").exists():
+    generation = generation_of(url)
+    if generation is None:
         return {}
-    name, manifest = store.current(url)
-    if manifest is None:
-        return {}
-    generation = Generation.from_json(manifest["generation"] | {"store": url})
     found: dict[str, Receipt] = {}
     for part in store.partitions_present(generation):
         where = generation.partition(part)
         for box in partition.listed(where, "receipts"):
             receipt = partition.read_receipt(where, box)
-            assert receipt is not None, name
+            assert receipt is not None
             found[box] = receipt
     return found
 
 
-def killed(process: subprocess.Popen[str], what: str, after: float) -> str:
-    """Kill a part of a run after some seconds; gives what it printed before its end."""
-    end = time.monotonic() + after
+def killed(process: subprocess.Popen[str], what: str, url: str, boxes: int, late: float) -> str:
+    """Kill a part of a run some moments after it has so many boxes; gives what it printed."""
+    while committed(url) < boxes and process.poll() is None:
+        time.sleep(0.05)
+    end = time.monotonic() + late
     while time.monotonic() < end and process.poll() is None:
         time.sleep(0.02)
     if process.poll() is None:
@@ -92,10 +106,8 @@ def killed(process: subprocess.Popen[str], what: str, after: float) -> str:
 def test_twenty_kills_lose_nothing_and_do_nothing_twice(
     home: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    began = time.monotonic()
     undisturbed = started("undisturbed")
     out, _ = undisturbed.communicate(timeout=300)
-    whole_s = time.monotonic() - began
     assert undisturbed.returncode == 0
     whole = last_json(out)
     assert main(["export", "--store=undisturbed", "--output=tables", "--quiet"]) == 0
@@ -109,7 +121,9 @@ def test_twenty_kills_lose_nothing_and_do_nothing_twice(
         url = str(home / f"store{done}")
         what = rng.choice(["everything", "the launcher", "a worker"])
         process = started(url)
-        out = killed(process, what, rng.uniform(0.4, 1.0) * whole_s)
+        # At a random box, and at a random moment of the work on it; sometimes before there is any.
+        boxes = rng.randint(len(before), int(str(whole["boxes"])) - 1)
+        out = killed(process, what, url, boxes, rng.uniform(0, 1.5 if boxes else 6))
         after = receipts(url)
         # What was committed before the kill is there, receipt by receipt.
         assert {box: after[box] for box in before} == before
