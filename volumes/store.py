@@ -154,6 +154,25 @@ def generations(url: str) -> list[str]:
     return [n for n in found if objects.exists(objects.join(below, n, "manifest.json"))]
 
 
+def refuse_headless(url: str) -> None:
+    """Refuse a store whose newest generation has partitions and no manifest.
+
+    Raises:
+        RunError: It is so, and what its boxes are cannot be told.
+    """
+    begun = generations(url)
+    for name in generation_directories(url):
+        if name in begun or (begun and int(name) < int(begun[-1])):
+            continue
+        where = objects.join(url, "generations", name)
+        if objects.names(objects.join(where, "partitions")):
+            raise RunError(
+                f"{objects.redacted(where)} has partitions and no manifest.json, which says what "
+                "its boxes are: the store is damaged, and nothing of it was changed; restore that "
+                "file from a copy"
+            )
+
+
 def generation_directories(url: str) -> list[str]:
     """Names under which a store has anything of a generation, in their order."""
     found = objects.names(objects.join(url, "generations"))

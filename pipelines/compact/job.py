@@ -8,7 +8,7 @@ import apache_beam as beam
 from pipelines.text import bytes_text
 from pipelines.versions import store_url
 from transforms.compact import OUTCOME, CompactStore, CompactWork
-from volumes import objects, partition, store
+from volumes import partition, store
 from volumes.errors import RequestError, RunError
 from volumes.generation import Generation
 
@@ -138,7 +138,7 @@ def plan(config: CompactConfig) -> CompactPlan:
     generations = _referred(url, kept)
     names = store.generation_directories(url)
     current, manifest = store.current(url)
-    _refuse_headless(url, names, None if manifest is None else current)
+    store.refuse_headless(url)
     dropped: list[str] = []
     if manifest is not None:
         body = manifest["generation"]
@@ -165,20 +165,6 @@ def _referred(url: str, kept: list[int]) -> dict[str, Generation]:
             generation = Generation.from_json(document["generation"] | {"store": url})
             found[generation.name] = generation
     return found
-
-
-def _refuse_headless(url: str, names: list[str], current: str | None) -> None:
-    """Refuse a newest generation that has partitions and no manifest: none would be compacted."""
-    for name in names:
-        if current is not None and int(name) <= int(current):
-            continue
-        where = objects.join(url, "generations", name)
-        if objects.names(objects.join(where, "partitions")):
-            raise RunError(
-                f"{objects.redacted(where)} has partitions and no manifest.json, which says what "
-                "its boxes are: the store is damaged, and nothing of it was changed; restore that "
-                "file from a copy"
-            )
 
 
 def build(root: beam.Pipeline, plan: CompactPlan) -> beam.PCollection:

@@ -196,12 +196,8 @@ def plan(config: VerifyConfig) -> VerifyPlan:
         RunError: The generation's manifest is gone or damaged.
     """
     url = objects.absolute(config.store)
-    names = store.generations(url)
-    if config.version is None and names and store.read_manifest(url, names[-1]) is None:
-        raise RunError(
-            f"{objects.redacted(url)} has a generation {names[-1]} without its manifest.json, "
-            "which says what its boxes are; restore it from a copy"
-        )
+    if config.version is None:
+        store.refuse_headless(url)
     opened = EmbeddingStore.open(url, "live" if config.version is None else config.version)
     work = VerifyWork(
         generation=opened.generation,

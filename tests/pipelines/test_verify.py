@@ -208,7 +208,7 @@ def test_wrong_requests_are_refused(generation: Generation, tmp_path: pathlib.Pa
     with pytest.raises(RequestError, match="has no version 7; give one that it has: 1"):
         verify.plan(verify.VerifyConfig(generation.store, 7))
     pathlib.Path(generation.url, "manifest.json").unlink()
-    with pytest.raises(RunError, match=r"generation 1 without its manifest\.json"):
+    with pytest.raises(RunError, match=r"generations/1 has partitions and no manifest\.json"):
         verify.plan(verify.VerifyConfig(generation.store))
 
 
