@@ -33,7 +33,7 @@ _ABSENT = b"\x02"
 # A generation is a byte of flags and what the storage gave; where it gave nothing, the byte alone.
 _FLAGS = 1
 # What a web server answers that tells of no file without sending it.
-_NO_HEAD = re.compile(r"\[HTTP code (405|501)\]")
+_NO_HEAD = re.compile(r"HTTP code (405|501)\]|http_response_code='(405|501)'")
 _METADATA = {
     "zarr2": ".zarray",
     "zarr3": "zarr.json",

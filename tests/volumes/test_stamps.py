@@ -461,7 +461,8 @@ def test_a_web_server_that_forbids_is_an_error(tmp_path):
             stamped(volume)
     text = str(error.value)
     assert text.startswith(f"voxels [5:13, -6:2, 7:11) of the image {url}: the stamp, by which a c")
-    assert "cannot be read: PERMISSION_DENIED: Forbidden [HTTP code 403]; check that th" in text
+    assert "cannot be read: PERMISSION_DENIED: Forbidden" in text
+    assert "; check that this process may read the volume" in text
 
 
 def test_a_chunk_that_cannot_be_opened_is_an_error(tmp_path):
