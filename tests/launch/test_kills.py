@@ -117,13 +117,15 @@ def test_twenty_kills_lose_nothing_and_do_nothing_twice(
     moments: collections.Counter[str] = collections.Counter()
     kills = done = 0
     before: dict[str, Receipt] = {}
-    while kills < KILLS or done == 0:
+    while kills < KILLS or before:
         url = str(home / f"store{done}")
         what = rng.choice(["everything", "the launcher", "a worker"])
         process = started(url)
-        # At a random box, and at a random moment of the work on it; sometimes before there is any.
-        boxes = rng.randint(len(before), int(str(whole["boxes"])) - 1)
-        out = killed(process, what, url, boxes, rng.uniform(0, 1.5 if boxes else 6))
+        # Some boxes further on, and at a random moment of the work on the next; sometimes before.
+        # The last run of all is left alone.
+        boxes = len(before) + rng.randint(0, 5) if kills < KILLS else int(str(whole["boxes"])) + 1
+        late = rng.uniform(0, 1.5 if boxes > len(before) else 12)
+        out = killed(process, what, url, boxes, late)
         after = receipts(url)
         # What was committed before the kill is there, receipt by receipt.
         assert {box: after[box] for box in before} == before
@@ -152,5 +154,6 @@ def test_twenty_kills_lose_nothing_and_do_nothing_twice(
             assert runs.living(url) == []
             done += 1
             before = {}
-    print(dict(moments))
-    assert moments["in the middle"] >= KILLS // 4
+    print(dict(moments), done)
+    assert moments["in the middle"] >= KILLS // 2
+    assert done >= 1
