@@ -7,7 +7,7 @@ without a table in between. Those of the jobs that look after a store are in ``s
 import argparse
 from typing import Any
 
-from launch.parsers import Job, Parser, cube, floats, integer, integers, number, scheduled
+from launch.parsers import Job, Parser, cube, floats, integer, integers, number, scheduled, store
 from launch.store_flags import STORE_JOBS
 
 
@@ -190,7 +190,7 @@ def _embed(parser: argparse.ArgumentParser) -> None:
 
 def _reprocess(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to bring up to date")
-    group.add_argument("--store", metavar="URL", help="the embedding store")
+    store(group)
     scheduled(group)
     parser.description = (
         "Compares what is committed with the inputs as they are now, and computes what differs. A "
@@ -203,7 +203,7 @@ def _reprocess(parser: argparse.ArgumentParser) -> None:
 
 def _export(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to read")
-    group.add_argument("--store", metavar="URL", help="the embedding store")
+    store(group)
     group.add_argument(
         "--version", type=integer, metavar="N", help="a published version (default: the latest)"
     )

@@ -8,13 +8,14 @@ import tempfile
 from launch import runner
 from launch.jobs import Entry, Running, Summary, Watch
 from pipelines import compact, diff, versions
+from pipelines.request import store_url
 from volumes import objects
 from volumes.errors import RequestError
 
 
 def run_versions(config: versions.VersionsConfig, running: Running) -> Summary:
     """List the versions of a store."""
-    url = versions.store_url(config.store)
+    url = store_url(config.store)
     if running.planned([f"store: {url}, its documents are read and nothing is written"]):
         return {"dry_run": True, "plan": {"job": "versions", "store": url}}
     found = versions.listed(config)
@@ -32,7 +33,7 @@ def run_diff(config: diff.DiffConfig, running: Running) -> Summary:
         RequestError: The workers are elsewhere, and there is no place for the result.
     """
     plan = diff.plan(config)
-    if config.output is None and running.engine.lower() not in runner._LOCAL:
+    if config.output is None and not runner.is_local(running.engine):
         raise RequestError(
             f"--runner {running.engine} needs --output here: its workers are on other machines, "
             "and hand back what they find as a file; name one that they and this machine reach"

@@ -124,6 +124,11 @@ def common(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def store(group: Any) -> None:
+    """Add ``--store``."""
+    group.add_argument("--store", metavar="URL", help="the embedding store")
+
+
 def scheduled(group: Any) -> None:
     """Add ``--scheduled``."""
     group.add_argument(

@@ -78,6 +78,11 @@ def unknown_flag(word: str, known: Sequence[str], theirs: Sequence[str]) -> str:
     return f"unknown flag {name}{hint} (neither this job nor Beam has it)"
 
 
+def is_local(runner: str) -> bool:
+    """Whether a runner is the one in this process, so that its workers are on this machine."""
+    return runner.lower() in _LOCAL
+
+
 def ready(runner: str, workers: int, words: Sequence[str]) -> beam.Pipeline:
     """An empty pipeline, so that wrong options are refused before anything is written.
 
@@ -89,7 +94,7 @@ def ready(runner: str, workers: int, words: Sequence[str]) -> beam.Pipeline:
     Raises:
         UsageError: There is no such runner, or it lacks something.
     """
-    if runner.lower() in _LOCAL:
+    if is_local(runner):
         mode = "in_memory" if workers == 1 else "multi_processing"
         local = [f"--direct_running_mode={mode}", f"--direct_num_workers={workers}"]
         return beam.Pipeline(options=PipelineOptions([f"--runner={_IN_PROCESS}", *local, *words]))

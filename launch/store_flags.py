@@ -2,12 +2,12 @@
 
 import argparse
 
-from launch.parsers import Job, integer, scheduled
+from launch.parsers import Job, integer, scheduled, store
 
 
 def _verify(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to check")
-    group.add_argument("--store", metavar="URL", help="the embedding store")
+    store(group)
     group.add_argument(
         "--version",
         type=integer,
@@ -24,12 +24,12 @@ def _verify(parser: argparse.ArgumentParser) -> None:
 
 def _versions(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to list")
-    group.add_argument("--store", metavar="URL", help="the embedding store")
+    store(group)
 
 
 def _diff(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to compare")
-    group.add_argument("--store", metavar="URL", help="the embedding store")
+    store(group)
     group.add_argument(
         "--from",
         dest="from_version",
@@ -54,7 +54,7 @@ def _diff(parser: argparse.ArgumentParser) -> None:
 
 def _compact(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to remove")
-    group.add_argument("--store", metavar="URL", help="the embedding store")
+    store(group)
     group.add_argument(
         "--keep",
         type=integer,

@@ -3,10 +3,10 @@
 import dataclasses
 from typing import Any
 
+from pipelines.request import refuse_empty, store_url
 from segclr.errors import ModelError
 from segclr.model import ModelSpec
-from volumes import objects, store
-from volumes.errors import RequestError
+from volumes import store
 
 _UNKNOWN = "not recorded"
 
@@ -23,8 +23,7 @@ class VersionsConfig:
 
     def __post_init__(self) -> None:
         """Refuse an empty location."""
-        if not self.store:
-            raise RequestError("--store was empty; give it a value")
+        refuse_empty(store=self.store)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,21 +78,6 @@ def listed(config: VersionsConfig) -> list[Published]:
         if document is not None:  # else it was removed since
             found.append(_published(url, number, document, models))
     return found
-
-
-def store_url(given: str) -> str:
-    """The location of a store that is there.
-
-    Raises:
-        RequestError: There is none.
-    """
-    url = objects.absolute(given)
-    if objects.read(objects.join(url, "store.json")) is None:
-        raise RequestError(
-            f"--store {objects.redacted(given)} is not an embedding store: it has no store.json; "
-            "give the --output of an embed run"
-        )
-    return str(url)
 
 
 def table(versions: list[Published]) -> list[str]:

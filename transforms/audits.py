@@ -165,14 +165,9 @@ class _Found:
                 yield Fault("damaged", box, why, mends=planned)
         if box in self.damaged:
             return
-        stands = receipt or failure
-        if plan is None and stands is not None:
-            what = "a receipt" if receipt else "set aside"
-            yield Fault(
-                "unplanned",
-                box,
-                f"it has {what} and no plan" if receipt else "it is set aside and has no plan",
-            )
+        if plan is None and (receipt is not None or failure is not None):
+            standing = "has a receipt and" if receipt is not None else "is set aside and has"
+            yield Fault("unplanned", box, f"it {standing} no plan")
         if receipt is None:
             if failure is not None:
                 yield Fault(FAILED, box, f"it is set aside: {failure.error}")

@@ -214,7 +214,11 @@ class WithInputs(beam.DoFn):
 
 
 class ReviewBox(WithInputs):
-    """Passes on the boxes that have work to do; the others go out as done."""
+    """Passes on the boxes that have work to do; the others go out as done.
+
+    A box of a walk was looked at when its range was sampled, and is looked at again: an equal run
+    at its side may have done it since.
+    """
 
     DONE = "done"
 

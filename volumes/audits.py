@@ -16,7 +16,7 @@ import tensorstore as ts
 
 from volumes import objects
 from volumes.errors import DataError, RunError
-from volumes.partition import ARRAYS, ROWS_A_CHUNK, Partition, array, keys, listed, result
+from volumes.partition import ARRAYS, ROWS_A_CHUNK, Partition, array, keys, read_each, result
 from volumes.receipts import Rows
 
 _T = TypeVar("_T")
@@ -51,12 +51,8 @@ def read_documents(
     Raises:
         RunError: The storage fails, the list cannot be read, or newer software wrote a document.
     """
-    boxes = listed(partition, what, version)
-    with ts.Batch() as batch:
-        stored = keys(partition, version)
-        futures = [stored.read(f"{what}/{box}", batch=batch) for box in boxes]
     found, damaged = {}, {}
-    for box, future in zip(boxes, futures, strict=True):
+    for box, future in read_each(partition, what, version):
         try:
             found[box] = load(bytes(result(partition, future).value), f"{what}/{box}")
         except DataError as e:

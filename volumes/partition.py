@@ -18,7 +18,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -107,19 +107,30 @@ def read_all(
     load: Callable[[bytes, str], _T],
     version: int | None = None,
 ) -> dict[str, _T]:
-    """The documents under ``plan``, ``receipts`` or ``failed``, by box."""
-    boxes = listed(partition, what, version)
-    with ts.Batch() as batch:
-        stored = keys(partition, version)
-        futures = [stored.read(f"{what}/{box}", batch=batch) for box in boxes]
+    """The documents under ``plan``, ``receipts`` or ``failed``, by box.
+
+    Raises:
+        DataError: One is lost or damaged.
+    """
     found = {}
-    for box, future in zip(boxes, futures, strict=True):
+    for box, future in read_each(partition, what, version):
         where = f"{partition} {what}/{box}"
         read = result(partition, future)
         if read.state != "value":
             raise DataError(f"{where} is listed and is not there: it is lost, or was taken away")
         found[box] = load(read.value, where)
     return found
+
+
+def read_each(
+    partition: Partition, what: str, version: int | None = None
+) -> Iterator[tuple[str, Any]]:
+    """Each box that has a key under ``what``, and the future of its bytes, read in one batch."""
+    boxes = listed(partition, what, version)
+    with ts.Batch() as batch:
+        stored = keys(partition, version)
+        futures = [stored.read(f"{what}/{box}", batch=batch) for box in boxes]
+    yield from zip(boxes, futures, strict=True)
 
 
 def read_key(partition: Partition, key: str, version: int | None = None) -> bytes | None:

@@ -304,10 +304,15 @@ def _read(
         except TS_ERRORS as e:
             absent = _MISSING.match(str(e)) is not None
             if not absent or request.missing == "error":
-                kind = DataError if _OF_THE_DATA.match(str(e)) else RunError
+                kind = DataError if is_of_the_data(e) else RunError
                 raise kind(_failure(request, piece.box, e, absent)) from e
             result = None
         yield piece, result
+
+
+def is_of_the_data(error: Exception) -> bool:
+    """Whether TensorStore's error tells of what is stored, and not of the storage."""
+    return _OF_THE_DATA.match(str(error)) is not None
 
 
 def _index(box: Box) -> tuple[slice, ...]:

@@ -21,12 +21,11 @@ from typing import Literal
 
 import tensorstore as ts
 
-from volumes.errors import DataError
+from volumes.errors import DataError, RunError
 from volumes.formats import TS_ERRORS, told
-from volumes.geometry import Box
 from volumes.opening import Volume
 from volumes.pinning import database, pinned
-from volumes.reading import BYTES_IN_FLIGHT, Part, Request, read_boxes
+from volumes.reading import BYTES_IN_FLIGHT, Part, Request, is_of_the_data, read_boxes
 from volumes.stamps import stamp, stamped
 
 Guard = Literal["pinned", "transaction", "stamps", "none"]
@@ -103,7 +102,8 @@ def read_snapshot(
             transaction.abort()
     for request, g, old, new in zip(requests, guards, before, stamps, strict=True):
         if g == "stamps" and old != new:
-            raise _moved(request.volume, request.box)
+            source = request.volume.spec.source
+            raise MovedError(f"voxels {request.box} of {source} changed while they were read")
     return Snapshot(tuple(parts), tuple(stamps))
 
 
@@ -112,13 +112,16 @@ def _within(volume: Volume, transaction: ts.Transaction) -> Volume:
 
 
 def _validate(transaction: ts.Transaction, requests: Sequence[Request]) -> None:
-    """End the transaction; fails if something that was read has changed."""
+    """End the transaction.
+
+    Raises:
+        MovedError: Something that was read has changed.
+        RunError: The storage fails.
+    """
     try:
         transaction.commit_sync()
     except TS_ERRORS as e:
         asked = " or ".join(f"{r.box} of {r.volume.spec.source}" for r in requests)
-        raise MovedError(f"voxels {asked} changed while they were read: {told(e)}") from e
-
-
-def _moved(volume: Volume, box: Box) -> MovedError:
-    return MovedError(f"voxels {box} of {volume.spec.source} changed while they were read")
+        if is_of_the_data(e):
+            raise MovedError(f"voxels {asked} changed while they were read: {told(e)}") from e
+        raise RunError(f"voxels {asked} were read and cannot be validated: {told(e)}") from e

@@ -5,8 +5,8 @@ from typing import Any
 
 import apache_beam as beam
 
+from pipelines.request import refuse_empty, store_url
 from pipelines.text import bytes_text
-from pipelines.versions import store_url
 from transforms.compact import OUTCOME, CompactStore, CompactWork
 from volumes import partition, store
 from volumes.errors import RequestError, RunError
@@ -32,8 +32,7 @@ class CompactConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""
-        if not self.store:
-            raise RequestError("--store was empty; give it a value")
+        refuse_empty(store=self.store)
         if self.keep < 1:
             raise RequestError(
                 f"--keep {self.keep}: at least 1 version stays, the newest, since version numbers "

@@ -11,6 +11,7 @@ from typing import Any
 
 import apache_beam as beam
 
+from pipelines.request import refuse_empty, refuse_secrets
 from transforms.diff import FORMAT, DiffVersions, DiffWork, Pair, pairs, part_url
 from volumes import documents, objects, store
 from volumes.embeddings import EmbeddingStore
@@ -43,15 +44,8 @@ class DiffConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""
-        for name, given in (("store", self.store), ("output", self.output)):
-            if given == "":
-                raise RequestError(f"--{name} was empty; give it a value")
-            if given is not None and objects.redacted(given) != given:
-                raise RequestError(
-                    f"--{name} {objects.redacted(given)} was given with a password or a query "
-                    "string, which would be written beside the table; leave it out and give "
-                    "credentials in the environment"
-                )
+        refuse_empty(store=self.store, output=self.output)
+        refuse_secrets("beside the table", store=self.store, output=self.output)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

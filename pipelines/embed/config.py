@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
+from pipelines.request import refuse_empty, refuse_secrets
 from transforms.work import COMMIT_SECONDS, MissingImage, MissingSegmentation
 from volumes import objects
 from volumes.errors import RequestError
@@ -79,9 +80,9 @@ class EmbedConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""
-        for name in ("image", "segmentation", "nodes", "model", "output"):
-            if not getattr(self, name):
-                raise RequestError(f"--{name} was empty; give it a value")
+        needed = ("image", "segmentation", "nodes", "model", "output")
+        refuse_empty(**{name: getattr(self, name) for name in needed})
+        refuse_secrets("into manifests", output=self.output)
         for flag, size in (("--scale", self.scale), ("--voxel-size", self.voxel_size_nm)):
             if size is not None and not all(math.isfinite(v) and v > 0 for v in size):
                 raise RequestError(
@@ -100,12 +101,6 @@ class EmbedConfig:
             raise RequestError(
                 f"--commit-seconds {self.commit_seconds:g} is none to work with: so much work is "
                 f"lost with a worker; give 0 to {_LONGEST_COMMIT_S:g}"
-            )
-        if objects.redacted(self.output) != self.output:
-            raise RequestError(
-                f"--output {objects.redacted(self.output)} was given with a password or a query "
-                "string, which would be written into manifests; leave it out and give credentials "
-                "in the environment"
             )
 
     def to_json(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import apache_beam as beam
 
+from pipelines.request import refuse_empty, refuse_secrets
 from pipelines.text import bytes_text
 from transforms.export import FORMAT, MANIFEST, ExportParquet, ExportWork, file_name
 from volumes import documents, objects
@@ -31,18 +32,10 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing, and a format that is not written."""
-        for name in ("store", "output"):
-            if not getattr(self, name):
-                raise RequestError(f"--{name} was empty; give it a value")
+        refuse_empty(store=self.store, output=self.output)
         if self.format != "parquet":
             raise RequestError(f"--format {self.format}: only parquet is written so far")
-        for name, given in (("store", self.store), ("output", self.output)):
-            if objects.redacted(given) != given:
-                raise RequestError(
-                    f"--{name} {objects.redacted(given)} was given with a password or a query "
-                    "string, which would be written into manifests; leave it out and give "
-                    "credentials in the environment"
-                )
+        refuse_secrets("into manifests", store=self.store, output=self.output)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

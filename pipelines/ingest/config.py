@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from volumes import objects
+from pipelines.request import refuse_secrets
 from volumes.errors import RequestError
 from volumes.geometry import Vec, Vec3
 from volumes.spec import Kind
@@ -66,12 +66,7 @@ class IngestConfig:
             raise RequestError(f"--memory-mb {self.memory_mb} is less than 1; give MB of memory")
         if not self.source or not self.output:
             raise RequestError("--source and --output are needed; give a path or URL for each")
-        if objects.redacted(self.output) != self.output:
-            raise RequestError(
-                f"--output {objects.redacted(self.output)} was given with a password or a query "
-                "string, which would be written into manifests; leave it out and give credentials "
-                "in the environment"
-            )
+        refuse_secrets("into manifests", output=self.output)
 
 
 def _listed(values: Vec | Vec3) -> str:

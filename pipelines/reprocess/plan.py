@@ -6,6 +6,7 @@ from pipelines.embed.config import EmbedConfig
 from pipelines.embed.plan import EmbedPlan
 from pipelines.embed.resolving import Resolved, recipe_of, resolved
 from pipelines.reprocess.config import ReprocessConfig
+from pipelines.request import store_url
 from volumes import objects, store
 from volumes.errors import RequestError
 
@@ -20,18 +21,12 @@ def plan(config: ReprocessConfig) -> EmbedPlan:
     Raises:
         RequestError: There is no such store, or the request cannot work.
     """
-    url = objects.absolute(config.store)
-    shown = objects.redacted(config.store)
-    if objects.read(objects.join(url, "store.json")) is None:
-        raise RequestError(
-            f"--store {shown} is not an embedding store: it has no store.json; give the --output "
-            "of an embed run"
-        )
+    url = store_url(config.store)
     name, standing = store.current(url)
     if standing is None:
         raise RequestError(
-            f"--store {shown} has no manifest, so there is nothing to bring up to date: its embed "
-            "run did not begin; run that command again"
+            f"--store {objects.redacted(config.store)} has no manifest, so there is nothing to "
+            "bring up to date: its embed run did not begin; run that command again"
         )
     asked = config.applied(EmbedConfig.from_json(standing["request"]))
     found = resolved(asked, name, standing)

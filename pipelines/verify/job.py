@@ -6,6 +6,7 @@ from typing import Any
 
 import apache_beam as beam
 
+from pipelines.request import refuse_empty
 from transforms.findings import VerifyWork
 from transforms.verify import VerifyStore
 from volumes import objects, provenance, store
@@ -57,8 +58,7 @@ class VerifyConfig:
 
     def __post_init__(self) -> None:
         """Refuse an empty store, and the repair of what is published."""
-        if not self.store:
-            raise RequestError("--store was empty; give it a value")
+        refuse_empty(store=self.store)
         if self.repair and self.version is not None:
             raise RequestError(
                 f"--repair was given with --version {self.version}: a published version never "

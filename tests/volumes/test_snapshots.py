@@ -177,3 +177,23 @@ def test_what_tells_of_the_data_and_what_of_the_storage(
     with pytest.raises(RunError, match="voxels") as caught:
         reading.read_box(broken, BOX)
     assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize(
+    ("message", "kind", "says"),
+    [
+        ("ABORTED: Error reading c/0/0/0: Generation mismatch", MovedError, "changed while"),
+        ("UNAVAILABLE: CURL error Couldn't connect to server", RunError, "cannot be validated"),
+    ],
+)
+def test_storage_that_fails_at_the_validation_is_no_change_of_the_data(
+    plain: Volume, monkeypatch: pytest.MonkeyPatch, message: str, kind: type, says: str
+) -> None:
+    class Failing(ts.Transaction):
+        def commit_sync(self) -> None:
+            raise ValueError(message)
+
+    monkeypatch.setattr(snapshots.ts, "Transaction", Failing)
+    with pytest.raises(RunError, match=says) as caught:
+        read_snapshot([Request(plain, BOX)])
+    assert type(caught.value) is kind
