@@ -4,12 +4,17 @@ import pathlib
 
 import numpy as np
 import numpy.typing as npt
+import tifffile
 from PIL import Image
 
 
 def write_section(path: pathlib.Path, section: npt.NDArray[np.generic]) -> None:
-    """Write one section, ``[x, y]``."""
-    Image.fromarray(np.ascontiguousarray(section.T)).save(path)
+    """Write one section, ``[x, y]``, in the format that the name says."""
+    rows = np.ascontiguousarray(section.T)
+    if path.suffix in (".tif", ".tiff"):
+        tifffile.imwrite(path, rows, photometric="minisblack", metadata=None)
+    else:
+        Image.fromarray(rows).save(path, quality=95)
 
 
 def write_sections(
@@ -31,3 +36,8 @@ def cut(path: pathlib.Path, keep: int) -> bytes:
     whole = path.read_bytes()
     path.write_bytes(whole[:keep])
     return whole
+
+
+def filled(shape: tuple[int, int, int] = (7, 5, 4), dtype: type = np.uint8) -> npt.NDArray:
+    """Voxels ``[x, y, z]``, each with its own value as far as the dtype has them."""
+    return np.arange(1, np.prod(shape) + 1).reshape(shape).astype(dtype)

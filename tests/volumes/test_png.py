@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from volumes import png
+from volumes.sources import png
+from volumes.sources.headers import Header, ImageError
 
 
 def _encoded(pixels, **options):
@@ -27,8 +28,8 @@ def test_pixels_come_back_as_they_were(dtype):
     found = png.decode(data)
     np.testing.assert_array_equal(found, pixels)
     assert found.dtype == dtype
-    assert png.parse_header(data[: png.HEADER_BYTES]) == png.Header(
-        47, 31, "grey", 8 * np.dtype(dtype).itemsize
+    assert png.parse_header(data[: png.HEADER_BYTES]) == Header(
+        "PNG", 47, 31, "grey", 8 * np.dtype(dtype).itemsize, np.dtype(dtype).name
     )
 
 
@@ -38,14 +39,14 @@ def test_no_flipped_bit_goes_unnoticed():
     for at in rng.integers(0, len(data), 300):
         damaged = bytearray(data)
         damaged[at] ^= 1 << int(rng.integers(8))
-        with pytest.raises(png.PngError):
+        with pytest.raises(ImageError):
             png.decode(bytes(damaged))
 
 
 def test_every_cut_is_noticed():
     data = _encoded(_pixels())
     for keep in [*range(60), *range(60, len(data), 37), len(data) - 1]:
-        with pytest.raises(png.PngError, match="ends within|cut short|is not a PNG|empty"):
+        with pytest.raises(ImageError, match="ends within|cut short|is not a PNG|empty"):
             png.decode(data[:keep])
 
 
@@ -68,14 +69,14 @@ def test_a_section_larger_than_pillows_limit_is_decoded(monkeypatch):
 def test_other_modes_are_named(mode, message):
     data = io.BytesIO()
     Image.fromarray(_pixels()).convert(mode).save(data, "PNG")
-    with pytest.raises(png.PngError, match=message):
+    with pytest.raises(ImageError, match=message):
         png.decode(data.getvalue())
 
 
 def test_an_inconsistent_header_is_refused():
     data = bytearray(_encoded(_pixels()))
     data[19] += 1
-    with pytest.raises(png.PngError, match="has a damaged header"):
+    with pytest.raises(ImageError, match="has a damaged header"):
         png.parse_header(bytes(data))
-    with pytest.raises(png.PngError, match=r"is not a PNG file \(it begins with b'II"):
+    with pytest.raises(ImageError, match=r"is not a PNG file \(it begins with b'II"):
         png.parse_header(b"II*\0" + bytes(40))

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.volumes.section_files import cut, write_section, write_sections
-from volumes import objects, sources_hdf5
+from volumes import objects
 from volumes.errors import RequestError, RunError
 from volumes.geometry import Box, vec
-from volumes.sources import resolve_source
-from volumes.sources_base import decoded_bytes, whole_units
+from volumes.sources import hdf5 as sources_hdf5
+from volumes.sources.base import decoded_bytes, whole_units
+from volumes.sources.resolving import resolve_source
 
 _PERMUTATIONS = ["".join(p) for p in itertools.permutations("xyz")]
 
@@ -105,11 +106,11 @@ def test_the_first_section_of_another_size_is_named_with_both_sizes(tmp_path):
     write_section(paths[2], _voxels((8, 5, 1))[:, :, 0])
     write_section(paths[3], _voxels((9, 5, 1))[:, :, 0])
     with pytest.raises(
-        RequestError, match=r"em\.3\.png is 8 x 5 pixels of 8 bits, but em\.1\.png is 7 x 5 pixels"
+        RequestError, match=r"em\.3\.png is 8 x 5 pixels of uint8, but em\.1\.png is 7 x 5 pixels"
     ):
         resolve_source(str(tmp_path), None, None, "image")
     write_section(paths[1], _voxels(dtype=np.uint16)[:, :, 0])
-    with pytest.raises(RequestError, match=r"em\.2\.png is 7 x 5 pixels of 16 bits, but em\.1"):
+    with pytest.raises(RequestError, match=r"em\.2\.png is 7 x 5 pixels of uint16, but em\.1"):
         resolve_source(str(tmp_path), None, None, "image")
 
 
@@ -138,7 +139,9 @@ def test_an_unreadable_header_is_named(tmp_path):
     with pytest.raises(RequestError, match=r"em\.3\.png ends within its header, after 20 bytes"):
         resolve_source(str(tmp_path), None, None, "image")
     paths[2].write_bytes(b"hello")
-    with pytest.raises(RequestError, match=r"em\.3\.png is not a PNG file .it begins with b'hello"):
+    with pytest.raises(
+        RequestError, match=r"em\.3\.png is not a PNG, JPEG or TIFF file .it begins with b'hello"
+    ):
         resolve_source(str(tmp_path), None, None, "image")
 
 
@@ -152,14 +155,14 @@ def test_other_images_are_refused_and_other_files_told(tmp_path):
     np.testing.assert_array_equal(_whole(source), _voxels())
     (tmp_path / "em.5.tif").write_text("x")
     with pytest.raises(
-        RequestError, match=r"holds 1 image files that are not PNG \(such as em\.5\.tif\)"
+        RequestError, match=r"em\.5\.tif is not a PNG, JPEG or TIFF file \(it begins with b'x'\)"
     ):
         resolve_source(str(tmp_path), None, None, "image")
 
 
 def test_a_directory_without_sections_and_a_section_without_number(tmp_path):
     (tmp_path / "readme.txt").write_text("x")
-    with pytest.raises(RequestError, match=r"holds no PNG files \(1 others\)"):
+    with pytest.raises(RequestError, match=r"holds no PNG, JPEG or TIFF files \(1 others\)"):
         resolve_source(str(tmp_path), None, None, "image")
     write_section(tmp_path / "overview.png", _voxels()[:, :, 0])
     with pytest.raises(RequestError, match=r"overview\.png has no number in its name"):
@@ -448,7 +451,9 @@ def test_what_is_no_source(tmp_path):
         resolve_source(str(tmp_path / "none"), None, None, "image")
     (tmp_path / "a.h5").write_bytes(b"not HDF5 at all")
     with pytest.raises(
-        RequestError, match=r"a\.h5 is neither an HDF5 nor an NPY file \(it begins with b'not HDF5'"
+        RequestError,
+        match=r"a\.h5 is neither an HDF5 nor an NPY file, nor TIFF, MRC or NIfTI \(it begins with "
+        "b'not HDF5'",
     ):
         resolve_source(str(tmp_path / "a.h5"), "stack", "zyx", "image")
     np.savez(tmp_path / "a.npz", a=_voxels())

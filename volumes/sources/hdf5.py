@@ -2,9 +2,12 @@
 
 Reads go in pieces that are bounded in bytes and made of whole HDF5 chunks, so that a chunk is
 decompressed once a read and the dataset is never held whole.
+
+A dataset may state where it lies, as those of CREMI do: attributes ``resolution`` and ``offset``,
+both in nm and in the order of the stored axes. Below ``volumes/``, where CREMI keeps its own, a
+dataset with a resolution is z, y, x unless the user says otherwise.
 """
 
-import contextlib
 import dataclasses
 import math
 from typing import Any
@@ -14,22 +17,25 @@ import numpy as np
 import numpy.typing as npt
 
 from volumes.errors import RequestError, RunError
-from volumes.geometry import Box, Vec
-from volumes.sources_base import (
+from volumes.geometry import Box, Vec, Vec3, vec
+from volumes.sources.base import (
     Axes,
     Stamp,
     aligned,
     check_dtype,
     file_stamp,
     parse_axes,
+    stated_size,
     whole_units,
 )
-from volumes.spec import Kind
+from volumes.spec import Kind, numbers
 
 READ_BYTES = 64 * 2**20
 """Bytes of one read, unless a single HDF5 chunk is larger."""
 
 _LISTED = 30
+_CREMI = "volumes/"
+_NOISE = 1e-6
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,6 +49,8 @@ class Hdf5Source:
         shape: Voxels, XYZ.
         dtype: Name of the dtype in native byte order.
         chunk: Shape XYZ of the HDF5 chunks; None where the dataset is stored in one run.
+        voxel_size_nm: Its attribute ``resolution``, XYZ; None where it has none.
+        origin_vx: Its attribute ``offset`` in voxels, XYZ; None where it has none.
     """
 
     url: str
@@ -51,6 +59,8 @@ class Hdf5Source:
     shape: Vec
     dtype: str
     chunk: Vec | None
+    voxel_size_nm: Vec3 | None = None
+    origin_vx: Vec | None = None
 
     @property
     def piece(self) -> Vec:
@@ -82,17 +92,24 @@ class Hdf5Source:
         """The description for people."""
         kept = f"HDF5 chunks of {self.chunk}" if self.chunk else "no HDF5 chunks"
         where = f"HDF5 file {self.url}, dataset {self.dataset}, axes {self.axes.names}"
-        return (f"{where}, {kept}",)
+        return (f"{where}, {kept}{self.stated()}",)
+
+    def stated(self) -> str:
+        """What it states of its place, for people; empty where it states nothing."""
+        size = f"; it states {numbers(self.voxel_size_nm)} nm" if self.voxel_size_nm else ""
+        return size + (f", first voxel at {self.origin_vx}" if self.origin_vx else "")
 
 
 class Hdf5Reader:
     """An open HDF5 dataset."""
 
+    absent = 0
+
     def __init__(self, source: Hdf5Source) -> None:
         """Open the dataset of a source, and check that it still is what was planned."""
         self._source = source
         try:
-            self._file = _opened(source.url)
+            self._file = opened(source.url)
         except OSError as e:
             raise RunError(f"{source.url} cannot be read any more: {e}") from e
         node = self._file.get(source.dataset)
@@ -135,52 +152,78 @@ class Hdf5Reader:
         self._file.close()
 
 
-def resolve_hdf5(path: str, dataset: str | None, axes: str | None, kind: Kind) -> Hdf5Source:
-    """Describe a dataset of a file, given its absolute path, from the file's metadata.
+def describe_dataset(
+    node: Any, path: str, axes: str | None, kind: Kind, asked: str | None = None
+) -> Hdf5Source:
+    """Describe a dataset of an open file.
+
+    Args:
+        node: The dataset.
+        path: Absolute path of the file.
+        axes: Names of the stored axes; None for those that CREMI's layout means.
+        kind: What the volume is to hold.
+        asked: The dtype that the volume is to have; None for the dataset's own.
 
     Raises:
-        RequestError: The file or the dataset cannot be read, or holds what no volume is made of.
+        RequestError: No volume is made of it, or what it states cannot be.
     """
-    try:
-        file = _opened(path)
-    except OSError as e:
-        raise RequestError(f"{path} is not an HDF5 file that can be read: {e}") from e
-    with contextlib.closing(file):
-        node = _found(file, path, dataset)
-        where = f"{path}: dataset {node.name}"
-        _check_stored_here(node, where)
-        dtype = check_dtype(node.dtype, kind, where)
-        parsed = parse_axes(axes, node.shape, where)
-        chunk = parsed.shape(node.chunks) if node.chunks else None
-        name = node.name.strip("/")
-        return Hdf5Source(path, name, parsed, parsed.shape(node.shape), dtype, chunk)
+    where = f"{path}: dataset {node.name}"
+    name = node.name.strip("/")
+    _check_stored_here(node, where)
+    dtype = check_dtype(node.dtype, kind, where, asked)
+    if axes is None and name.startswith(_CREMI) and _three(node, "resolution") is not None:
+        axes = "zyx" if len(node.shape) == 3 else None
+    parsed = parse_axes(axes, node.shape, where)
+    chunk = parsed.shape(node.chunks) if node.chunks else None
+    size, origin = _place(node, parsed, where)
+    return Hdf5Source(path, name, parsed, parsed.shape(node.shape), dtype, chunk, size, origin)
 
 
-def _opened(path: str) -> Any:
+def _place(node: Any, axes: Axes, where: str) -> tuple[Vec3 | None, Vec | None]:
+    """The voxel size and the origin that a dataset's attributes state."""
+    resolution, offset = _three(node, "resolution"), _three(node, "offset")
+    if resolution is None:
+        return None, None
+    size = stated_size([resolution[axes.slowest_first.index(i)] for i in range(3)], where)
+    if offset is None:
+        return size, None
+    given = [offset[axes.slowest_first.index(i)] for i in range(3)]
+    voxels = [o / s for o, s in zip(given, size, strict=True)]
+    if not all(math.isfinite(v) and abs(v - round(v)) < _NOISE for v in voxels):
+        raise RequestError(
+            f"{where} has an offset of {numbers(tuple(given))} nm (x, y, z), which is "
+            f"{numbers(tuple(voxels))} voxels of {numbers(size)} nm; a volume begins at a whole "
+            "voxel: resample it, or correct the attribute"
+        )
+    return size, vec(round(v) for v in voxels)
+
+
+def _three(node: Any, name: str) -> list[float] | None:
+    """An attribute of three numbers; None where there is none."""
+    if name not in node.attrs:
+        return None
+    value = np.asarray(node.attrs[name])
+    if value.shape != (3,) or value.dtype.kind not in "iuf":
+        return None
+    return [float(v) for v in value]
+
+
+def states_place(node: Any) -> bool:
+    """Whether a dataset states its voxel size and where it lies."""
+    return _three(node, "resolution") is not None and _three(node, "offset") is not None
+
+
+def opened(path: str) -> Any:
+    """A file, open for reading.
+
+    Raises:
+        OSError: It is no HDF5 file that can be read.
+    """
     # Readers need no lock, and file systems without locks would refuse one.
     return h5py.File(path, "r", locking="best-effort")
 
 
-def _found(file: Any, path: str, dataset: str | None) -> Any:
-    """The dataset asked for, or an error that lists those there are."""
-    if dataset is None:
-        raise RequestError(
-            f"{path} is an HDF5 file and no dataset was named; give --dataset, one of: "
-            f"{_listing(file)}"
-        )
-    try:
-        node = file[dataset]
-    except (KeyError, ValueError):
-        node = None
-    if node is None or isinstance(node, h5py.Group):
-        wrong = "is not in the file" if node is None else "is a group, not a dataset"
-        raise RequestError(
-            f"{path}: --dataset {dataset} {wrong}; give --dataset, one of: {_listing(file)}"
-        )
-    return node
-
-
-def _listing(file: Any) -> str:
+def listing(file: Any) -> str:
     """Every dataset of a file with shape and dtype, in one line."""
     found: list[str] = []
 

@@ -8,15 +8,15 @@ back XYZ in Fortran order (x fastest), so that a section z = k is one contiguous
 import dataclasses
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from volumes.errors import RequestError, RunError
-from volumes.geometry import Box, ChunkGrid, Vec, vec
-from volumes.spec import Kind
+from volumes.geometry import Box, ChunkGrid, Vec, Vec3, vec
+from volumes.spec import Kind, numbers
 
 Stamp = tuple[str, str]
 """A file's name and what changes when the file does: ``SIZE:MTIME_NS`` or a store's generation."""
@@ -35,6 +35,11 @@ class Reader(Protocol):
 
     def stamps(self, box: Box) -> tuple[Stamp, ...]:
         """The stamps, now, of the files that hold a box."""
+        ...
+
+    @property
+    def absent(self) -> int:
+        """Voxels of the last box read that the source does not have and that were made up."""
         ...
 
     def close(self) -> None:
@@ -68,6 +73,16 @@ class Source(Protocol):
     @property
     def scratch_bytes(self) -> int:
         """Memory that reading takes besides the array it returns."""
+        ...
+
+    @property
+    def voxel_size_nm(self) -> Vec3 | None:
+        """The voxel size that it states, XYZ; None where it states none."""
+        ...
+
+    @property
+    def origin_vx(self) -> Vec | None:
+        """The frame voxel that it states for its first voxel, XYZ; None where it states none."""
         ...
 
     def open(self) -> Reader:
@@ -157,11 +172,18 @@ def stored_dtype(dtype: str, kind: Kind) -> str:
     return f"uint{8 * given.itemsize}" if kind == "segmentation" else given.name
 
 
-def check_dtype(dtype: np.dtype[Any], kind: Kind, where: str) -> str:
+def check_dtype(dtype: np.dtype[Any], kind: Kind, where: str, asked: str | None = None) -> str:
     """The name, in native byte order, of a dtype that this kind of volume can be made from.
 
+    Args:
+        dtype: The stored dtype.
+        kind: What the volume is to hold.
+        where: What holds it, for messages.
+        asked: The dtype that the volume is to have; None for the stored one. Every number is taken
+            then, and checked when it is read.
+
     Raises:
-        RequestError: An image that is not uint8 or uint16; ids that are not integers.
+        RequestError: An image that is not uint8 or uint16; ids that are not integers; no numbers.
     """
     if dtype.kind == "O":
         raise RequestError(
@@ -169,17 +191,38 @@ def check_dtype(dtype: np.dtype[Any], kind: Kind, where: str) -> str:
             "save it as an array of integers"
         )
     name = dtype.newbyteorder("=").name
+    if asked is not None and dtype.kind in "iuf" and dtype.itemsize <= 8:
+        return name
+    cast = "" if asked or dtype.kind not in "iuf" else ", or give --dtype if it holds whole numbers"
     if kind == "image" and name not in ("uint8", "uint16"):
         raise RequestError(
             f"{where} has dtype {name}; an image is uint8 or uint16, and any other scale of grey "
-            "is yours to choose: convert it, or say --kind segmentation if it holds ids"
+            f"is yours to choose: convert it{cast}, or say --kind segmentation if it holds ids"
         )
     if kind == "segmentation" and dtype.kind not in "iu":
         raise RequestError(
             f"{where} has dtype {name}; ids are integers, which {name} does not hold exactly or "
-            "not enough of: convert it to uint64, or say --kind image if it holds grey values"
+            f"not enough of: convert it to uint64{cast}, or say --kind image if it holds grey "
+            "values"
         )
     return name
+
+
+def stated_size(values: Sequence[float], where: str) -> Vec3:
+    """A voxel size in nm as a file states it, XYZ, without the noise of its units.
+
+    Files keep sizes as float32, as rationals or in other units, so it is rounded to 6 digits.
+
+    Raises:
+        RequestError: It is no size.
+    """
+    x, y, z = (float(f"{v:.6g}") for v in values)
+    if not all(math.isfinite(v) and v > 0 for v in (x, y, z)):
+        raise RequestError(
+            f"{where} states a voxel size of {numbers((x, y, z))} nm (x, y, z), which is none; "
+            "correct it in the file"
+        )
+    return (x, y, z)
 
 
 def decoded_bytes(source: Source, box: Box) -> int:
