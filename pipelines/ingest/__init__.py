@@ -1,12 +1,9 @@
-"""The job ``ingest``: image sections, HDF5 or NPY to a zarr3 volume.
+"""The job ``ingest``: image sections, HDF5, NPY and more to a volume.
 
-``plan`` looks at metadata and refuses what cannot work; ``prepare`` writes what is written once and
-says how much is left; ``build`` makes the graph; ``finish`` does the accounting from storage.
+``plan`` looks at metadata and refuses what cannot work; what follows is ``pipelines.writing``.
 """
 
 from pipelines.ingest.config import IngestConfig
-from pipelines.ingest.graph import build
-from pipelines.ingest.plan import IngestPlan, plan
-from pipelines.ingest.state import Prepared, finish, prepare
+from pipelines.ingest.plan import plan
 
-__all__ = ["IngestConfig", "IngestPlan", "Prepared", "build", "finish", "plan", "prepare"]
+__all__ = ["IngestConfig", "plan"]

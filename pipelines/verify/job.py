@@ -47,18 +47,30 @@ class VerifyConfig:
     """The request.
 
     Attributes:
-        store: The embedding store.
+        store: An embedding store; None for a volume.
+        volume: A volume that this package wrote; None for a store.
         version: A published version's number; None for what is committed now.
         repair: Whether damaged boxes are put back in the queue.
     """
 
-    store: str
+    store: str | None = None
     version: int | None = None
     repair: bool = False
+    volume: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse an empty store, and the repair of what is published."""
-        refuse_empty(store=self.store)
+        """Refuse what names nothing or two things, and the repair of what is published."""
+        refuse_empty(store=self.store, volume=self.volume)
+        if (self.store is None) == (self.volume is None):
+            raise RequestError(
+                "verify checks one thing: give --store URL for an embedding store, or --volume URL "
+                "for a volume that ingest, convert or downsample wrote"
+            )
+        if self.volume is not None and self.version is not None:
+            raise RequestError(
+                f"--version {self.version} was given with --volume {self.volume}: volumes have no "
+                "versions; leave it out"
+            )
         if self.repair and self.version is not None:
             raise RequestError(
                 f"--repair was given with --version {self.version}: a published version never "
@@ -195,6 +207,8 @@ def plan(config: VerifyConfig) -> VerifyPlan:
         RequestError: There is no store, or no such version.
         RunError: The generation's manifest is gone or damaged.
     """
+    if config.store is None:
+        raise ValueError("a volume is planned by plan_volume")
     url = objects.absolute(config.store)
     if config.version is None:
         store.refuse_headless(url)
