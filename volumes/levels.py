@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from volumes.errors import RequestError
+from volumes.spec import Kind
 
 SPATIAL = ("x", "y", "z")
 
@@ -61,6 +62,7 @@ class Level:
             one of the values where that dimension has no unit.
         origin_vx: Frame voxel of the first voxel by dimension, not rounded, or None where the
             format states none.
+        kind: ``image`` or ``segmentation``, or None where the format states neither.
     """
 
     tensorstore: str
@@ -68,6 +70,7 @@ class Level:
     axes: tuple[str, ...] | None
     voxel_size_nm: tuple[float | None, ...] | None
     origin_vx: tuple[float, ...] | None
+    kind: Kind | None = None
 
 
 def tidy(value: float) -> float:

@@ -3,7 +3,8 @@
 A local path, a URL (``file://``, ``gs://``, ``s3://``, ``http(s)://``), a TensorStore URL
 (``gs://bucket/path/|neuroglancer-precomputed:``) or a TensorStore JSON spec, inline or as
 ``@file.json``, which may have the further members ``voxel_size_nm``, ``origin_vx`` and ``axes``.
-Secrets are taken out before anything is opened.
+Secrets are taken out before anything is opened. A view, which is JSON as well, is told apart before
+(``volumes.views.document``).
 """
 
 import dataclasses
@@ -28,6 +29,8 @@ _VIEWING = frozenset({"transform", "schema", "scale_metadata", "multiscale_metad
 _OPEN_MODES = frozenset(
     {"open", "create", "delete_existing", "assume_metadata", "assume_cached_metadata"}
 )
+# Drivers of single pictures, which have no labels.
+_PICTURES = frozenset({"avif", "bmp", "jpeg", "png", "tiff", "webp"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -191,6 +194,8 @@ def _viewed_level(document: dict[str, Any], name: str) -> Level:
     """The one level of a spec whose meaning is TensorStore's alone."""
     store = opened(document, name)
     axes = named_axes([d.label for d in store.domain])
+    if axes is None and document["driver"] in _PICTURES:
+        axes = ("y", "x", "channel")
     units = [None if u is None else (u.multiplier, u.base_unit) for u in store.dimension_units]
     sizes = tuple(
         None if a in ("channel", "time") else quantity_nm(u, name)

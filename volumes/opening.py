@@ -1,34 +1,34 @@
-"""From what the user typed to a ``VolumeSpec``, and from a ``VolumeSpec`` to an open volume.
+"""From a ``VolumeSpec`` to an open volume; ``volumes.resolving`` makes the former.
 
-The ways of naming a volume stand in ``volumes.naming``, the formats in ``volumes.formats``.
-Resolving reads metadata alone, never a voxel, and costs the same for any extent.
-
-What a format states counts; a flag fills in what it leaves out, and one that contradicts it is
-refused. Where neither states axes, the stored order is taken as x, y, z; where neither states an
-origin, the first voxel is voxel 0 (``VolumeSpec.assumed`` tells). A JSON spec with a transform, or
-of a driver that stores no volume itself (``cast``, ``stack``, ...), states what TensorStore says of
-it: labels, dimension units and domain.
+A stored volume is one TensorStore array. A view is composed of the arrays of its volumes; nothing
+of them is read before a voxel of the view is.
 """
 
 import dataclasses
+import functools
 import json
-import math
-from collections.abc import Sequence
 
 import tensorstore as ts
 
 from volumes import pinning
 from volumes.errors import RequestError, RunError
-from volumes.formats import TS_ERRORS, open_array, opened, told
-from volumes.geometry import Box, Vec, Vec3, same_voxel_size, vec
-from volumes.levels import SPATIAL, Level, asked_axes, by_axis
-from volumes.naming import Flags, Located, locate
-from volumes.spec import FORMATS, Kind, VolumeSpec, canonical, numbers, redacted_source
+from volumes.formats import TS_ERRORS, open_array, told
+from volumes.framing import box_in, framed
+from volumes.geometry import Box, same_voxel_size
+from volumes.resolving import resolve_levels, resolve_volume
+from volumes.spec import FORMATS, VIEW, VolumeSpec, numbers
+from volumes.views.tree import Leaf, Plain, Raw, leaves, needs, node_in
 
-_INTEGRAL = 1 / 64
-# Extent taken for a chunk where a driver names none (a stack, a downsampled view).
-_NO_CHUNK = 64
-_ID_TYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+__all__ = [
+    "Filled",
+    "Volume",
+    "framed",
+    "open_volume",
+    "resolve_levels",
+    "resolve_volume",
+    "shared_domain",
+    "stored_under",
+]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -39,50 +39,31 @@ class Volume:
         spec: What it was planned as.
         store: The array with dimensions x, y, z over ``spec.domain``, in frame voxels. Reading a
             chunk that is not stored is an error, where the driver can tell.
+        filled: Of a view: the same, where a stored chunk that is absent is the fill value of its
+            volume; opened when it is first needed. None for a stored volume.
     """
 
     spec: VolumeSpec
     store: ts.TensorStore
+    filled: "Filled | None" = None
 
 
-def resolve_volume(
-    volume: str,
-    *,
-    kind: Kind,
-    scale: Vec3 | None = None,
-    voxel_size_nm: Vec3 | None = None,
-    origin_vx: Vec | None = None,
-    axes: str | None = None,
-) -> VolumeSpec:
-    """Find out what a volume is, from its metadata alone.
+class Filled:
+    """A view over volumes in which a chunk that is not stored is their fill value."""
 
-    Query strings, ``user:password@`` and credential members are taken out before anything is
-    opened, so what works here works on a worker.
+    def __init__(self, spec: VolumeSpec, cache_bytes: int) -> None:
+        """Open nothing yet."""
+        self._spec = spec
+        self._cache_bytes = cache_bytes
 
-    Args:
-        volume: Path, URL, TensorStore URL, inline JSON spec or ``@file.json``; see ``naming``.
-        kind: What the voxels must be: an image is uint8, a segmentation of any integer type.
-        scale: Voxel size in nm, XYZ, of the level to take; needed where there are several.
-        voxel_size_nm: Voxel size, XYZ, where the format states none.
-        origin_vx: Frame voxel of the first voxel, XYZ, where the format states none.
-        axes: Stored order of the dimensions (``zyx``), where the format states none.
+    @functools.cached_property
+    def store(self) -> ts.TensorStore:
+        """The array, as ``Volume.store``.
 
-    Raises:
-        RequestError: It is no volume, cannot be opened, or does not fit what was asked.
-    """
-    name = redacted_source(volume)
-    flags = Flags(voxel_size_nm, origin_vx, None if axes is None else asked_axes(axes))
-    try:
-        located = locate(volume, name, flags)
-        level, size = _choose(located, scale)
-        return _described(located, level, size, kind)
-    except RequestError as e:
-        if not _hides(volume, name):
-            raise
-        raise RequestError(
-            f"{e} (query strings, user:password@ and credential members were removed from what was "
-            "given: this process's own credentials are used, as a worker's will be)"
-        ) from e
+        Raises:
+            RunError: It cannot be opened.
+        """
+        return _view_store(self._spec, self._cache_bytes, fill=True)
 
 
 def open_volume(spec: VolumeSpec, *, cache_bytes: int = 0) -> Volume:
@@ -95,25 +76,119 @@ def open_volume(spec: VolumeSpec, *, cache_bytes: int = 0) -> Volume:
     Raises:
         RunError: It cannot be opened, or its type or extent has changed since.
     """
-    document = pinning.pinned(json.loads(spec.tensorstore), spec.pinned)
-    if document["driver"] in FORMATS:
-        document |= {"fill_missing_data_reads": False, "recheck_cached_data": "open"}
+    if spec.format == VIEW:
+        store = _view_store(spec, cache_bytes, fill=False)
+        return Volume(spec, store, Filled(spec, cache_bytes))
+    return Volume(spec, _stored(spec, cache_bytes, fill=False))
+
+
+def _stored(spec: VolumeSpec, cache_bytes: int, *, fill: bool) -> ts.TensorStore:
+    """A stored volume, framed."""
     try:
-        stored = open_array(document, cache_bytes)
+        stored = _array(spec.tensorstore, spec.pinned, cache_bytes, fill=fill)
         fits = stored.rank == len(spec.axes)
-        store = _framed(stored, spec.axes, spec.origin_vx) if fits else stored
+        store = framed(stored, spec.axes, spec.origin_vx) if fits else stored
     except TS_ERRORS as e:
-        raise RunError(
-            f"{spec.source} was planned as a volume and cannot be opened now: {told(e)}; "
-            "check that it is still there and that this process may read it"
-        ) from e
+        raise _unopened(spec.source, e) from e
     found = f"{stored.dtype.name} {stored.domain}"
-    if not fits or stored.dtype.name != spec.dtype or _box(store) != spec.domain:
-        raise RunError(
-            f"{spec.source} has changed since the plan: {spec.dtype} over {spec.domain} was "
-            f"planned and {found} is stored now; plan the run again on the volume as it is"
-        )
-    return Volume(spec, store)
+    if not fits or stored.dtype.name != spec.dtype or box_in(store) != spec.domain:
+        raise _changed(spec.source, f"{spec.dtype} over {spec.domain}", found)
+    return store
+
+
+def _raw(leaf: Raw, cache_bytes: int, *, fill: bool) -> ts.TensorStore:
+    """A stored array of whatever axes, over the domain that it was planned with."""
+    array = leaf.array
+    try:
+        stored = _array(leaf.tensorstore, leaf.pinned, cache_bytes, fill=fill)
+        shape = tuple(a.extent for a in array.axes)
+        if tuple(stored.shape) != shape or stored.dtype.name != array.dtype:
+            found = f"{stored.dtype.name} {stored.domain}"
+            raise _changed(leaf.source, f"{array.dtype} of shape {shape}", found)
+        starts = [a.start for a in array.axes]
+        return stored[ts.d[:].translate_to[starts].label[list(array.names)]]
+    except TS_ERRORS as e:
+        raise _unopened(leaf.source, e) from e
+
+
+def _array(
+    tensorstore: str, version: int | None, cache_bytes: int, *, fill: bool
+) -> ts.TensorStore:
+    document = pinning.pinned(json.loads(tensorstore), version)
+    if document["driver"] in FORMATS:
+        document |= {"fill_missing_data_reads": fill, "recheck_cached_data": "open"}
+    return open_array(document, cache_bytes)
+
+
+def _view_store(spec: VolumeSpec, cache_bytes: int, *, fill: bool) -> ts.TensorStore:
+    """A view, framed."""
+    node = node_in(spec)
+    share = cache_bytes // max(1, len(leaves(node)))
+    known: dict[Leaf, ts.TensorStore] = {}
+
+    def leaf(wanted: Leaf) -> ts.TensorStore:
+        if wanted not in known:
+            if isinstance(wanted, Plain):
+                known[wanted] = _stored(wanted.spec, share, fill=fill)
+            else:
+                known[wanted] = _raw(wanted, share, fill=fill)
+        return known[wanted]
+
+    try:
+        store = framed(node.compose(leaf), node.array.names, spec.origin_vx)
+    except TS_ERRORS as e:
+        raise _unopened(spec.source, e) from e
+    if store.dtype.name != spec.dtype or box_in(store) != spec.domain:
+        found = f"{store.dtype.name} over {box_in(store)}"
+        raise _changed(spec.source, f"{spec.dtype} over {spec.domain}", found)
+    return store
+
+
+def _unopened(source: str, error: Exception) -> RunError:
+    return RunError(
+        f"{source} was planned as a volume and cannot be opened now: {told(error)}; "
+        "check that it is still there and that this process may read it"
+    )
+
+
+def _changed(source: str, planned: str, found: str) -> RunError:
+    return RunError(
+        f"{source} has changed since the plan: {planned} was "
+        f"planned and {found} is stored now; plan the run again on the volume as it is"
+    )
+
+
+def stored_under(volume: Volume, box: Box) -> list[tuple[Volume, Box]] | None:
+    """The stored volumes of which a box is made, and which frame box of each.
+
+    Nothing else that is stored bears on the voxels of the box; what a view says of its own, such as
+    a table or a function, is part of its spec.
+
+    Args:
+        volume: Open volume.
+        box: Frame voxels, XYZ; only what lies in the domain counts.
+
+    Returns:
+        For a volume that is no view the volume itself; None where a view has an array that is no
+        volume, such as one of a driver that stores nothing itself.
+
+    Raises:
+        RunError: A volume cannot be opened.
+    """
+    if volume.spec.format != VIEW:
+        return [(volume, box)]
+    found = []
+    for spec, part in needs(volume.spec, box):
+        if spec is None or part is None:
+            return None
+        found.append((_opened(spec), part))
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def _opened(spec: VolumeSpec) -> Volume:
+    """A volume of a view, opened once for all that look at it."""
+    return open_volume(spec)
 
 
 def shared_domain(image: VolumeSpec, segmentation: VolumeSpec) -> Box:
@@ -136,204 +211,3 @@ def shared_domain(image: VolumeSpec, segmentation: VolumeSpec) -> Box:
             "check their origins (--origin X,Y,Z at ingest, voxel_offset or offset in metadata)"
         )
     return shared
-
-
-def _choose(located: Located, scale: Vec3 | None) -> tuple[Level, Vec3]:
-    """The level that the scale names, and its voxel size, XYZ."""
-    levels, name = located.levels, located.name
-    flags = located.flags
-    if len(levels) > 1:  # one voxel size cannot be that of several levels
-        flags = dataclasses.replace(flags, voxel_size_nm=None)
-    sizes = [_voxel_size(level, flags, name) for level in levels]
-    stated = [s for s in sizes if s is not None]
-    if len(levels) > 1 and len(stated) < len(levels):
-        raise RequestError(
-            f"{name} has {len(levels)} levels whose scales have no unit, so none can be picked by "
-            "its voxel size; give the array of one level in it, with --voxel-size X,Y,Z (nm)"
-        )
-    if not stated:
-        raise RequestError(
-            f"{name} has no voxel size: add --voxel-size X,Y,Z (nm); positions in nm have no voxel "
-            "without it"
-        )
-    fitting = [i for i, s in enumerate(stated) if scale is None or same_voxel_size(s, scale)]
-    if not fitting or (len(levels) > 1 and scale is None):
-        given = "no --scale" if scale is None else f"--scale {numbers(scale)} names none"
-        listed = "".join(
-            f"\n  --scale {numbers(size)}  {_extent(level, located)}"
-            for level, size in zip(levels, stated, strict=True)
-        )
-        count = f"{len(levels)} level" + "s" * (len(levels) > 1)
-        raise RequestError(f"{name} has {count} and {given}; give one of:{listed}")
-    size = stated[fitting[0]]
-    flag = located.flags.voxel_size_nm
-    if flag is not None and not same_voxel_size(size, flag):
-        raise RequestError(
-            f"{name} states a voxel size of {numbers(size)} nm and --voxel-size gives "
-            f"{numbers(flag)}; leave the flag out, or correct the volume's metadata"
-        )
-    return levels[fitting[0]], size
-
-
-def _voxel_size(level: Level, flags: Flags, name: str) -> Vec3 | None:
-    """A level's voxel size, XYZ in nm, checked; the flag's where the format states none."""
-    stated: Sequence[float | None] = (None,)
-    if level.voxel_size_nm is not None:
-        stated = by_axis(level.voxel_size_nm, _axes(level, flags, name), name)
-    size = flags.voxel_size_nm if None in stated else tuple(v for v in stated if v is not None)
-    if size is None:
-        return None
-    if not all(math.isfinite(v) and v > 0 for v in size):
-        raise RequestError(
-            f"{name} has a voxel size of {numbers(size)} nm; three positive lengths are needed: "
-            "correct its metadata or --voxel-size"
-        )
-    return (float(size[0]), float(size[1]), float(size[2]))
-
-
-def _hides(volume: str, name: str) -> bool:
-    """Whether something was taken out of what the user gave."""
-    if not volume.lstrip().startswith("{"):
-        return volume != name
-    try:
-        return canonical(json.loads(volume)) != name
-    except ValueError:
-        return False
-
-
-def _axes(level: Level, flags: Flags, name: str) -> tuple[str, ...]:
-    """The axes that the format states, or the user, or x, y, z."""
-    if level.axes is None:
-        return flags.axes or SPATIAL
-    if any(level.axes.count(a) != 1 for a in SPATIAL):
-        raise RequestError(
-            f"{name} has the axes {', '.join(level.axes)}; a volume has x, y and z, once each"
-        )
-    if flags.axes is not None and flags.axes != level.axes:
-        raise RequestError(
-            f"{name} states its axes as {','.join(level.axes)} and the axes given are "
-            f"{','.join(flags.axes)}; leave them out, or correct the volume's metadata"
-        )
-    return level.axes
-
-
-def _origin(level: Level, axes: tuple[str, ...], located: Located) -> Vec:
-    """The frame voxel of the first voxel, XYZ: the format's, the flag's, or voxel 0."""
-    name, flag = located.name, located.flags.origin_vx
-    if level.origin_vx is None:
-        return flag or (0, 0, 0)
-    stated = [float(v or 0.0) for v in by_axis(level.origin_vx, axes, name)]
-    if not all(math.isfinite(v) and abs(v - round(v)) <= _INTEGRAL for v in stated):
-        raise RequestError(
-            f"{name} states an origin of {numbers(tuple(stated))} voxels, which is no whole number "
-            "of voxels, so its voxels lie between those of the frame; take another level, or "
-            "correct its translation or offset"
-        )
-    origin = vec(round(v) for v in stated)
-    if flag is not None and flag != origin:
-        raise RequestError(
-            f"{name} states its origin as voxel {numbers(origin)} and --origin gives "
-            f"{numbers(flag)}; leave the flag out, or correct the volume's metadata"
-        )
-    return origin
-
-
-def _described(located: Located, level: Level, size: Vec3, kind: Kind) -> VolumeSpec:
-    """Open a level and put down what it is."""
-    name = located.name
-    document = json.loads(level.tensorstore)
-    version = pinning.newest(document, name)
-    stored = opened(pinning.pinned(document, version), name)
-    axes = _axes(level, located.flags, name)
-    _check_shape(stored, axes, name)
-    _check_dtype(stored.dtype.name, kind, name)
-    origin = _origin(level, axes, located)
-    store = _framed(stored, axes, origin)
-    layout = store.chunk_layout
-    domain = _box(store)
-    anchor = vec(layout.grid_origin) if None not in (layout.grid_origin or (None,)) else None
-    unstated = {
-        "axes": level.axes is None and located.flags.axes is None,
-        "origin": level.origin_vx is None and located.flags.origin_vx is None,
-    }
-    return VolumeSpec(
-        source=name,
-        tensorstore=level.tensorstore,
-        axes=axes,
-        voxel_size_nm=size,
-        origin_vx=origin,
-        kind=kind,
-        dtype=stored.dtype.name,
-        domain=domain,
-        read_chunk=_chunk(layout.read_chunk.shape, domain),
-        write_chunk=_chunk(layout.write_chunk.shape, domain),
-        format=level.format,
-        anchor_vx=None if anchor == domain.start else anchor,
-        assumed=tuple(what for what, is_so in unstated.items() if is_so),
-        pinned=version,
-    )
-
-
-def _check_shape(store: ts.TensorStore, axes: tuple[str, ...], name: str) -> None:
-    """Refuse what is not three-dimensional, bounded and of some extent."""
-    found = f"{store.rank} dimensions of extent {tuple(store.domain.shape)}"
-    if len(axes) != store.rank:
-        raise RequestError(
-            f"{name} has {found}, taken as {', '.join(axes)}; state the stored order of all of "
-            "them with axes, as in zyxc, where channel (c) and time (t) have extent 1"
-        )
-    if any(a not in SPATIAL and n != 1 for a, n in zip(axes, store.domain.shape, strict=True)):
-        raise RequestError(
-            f"{name} has {found} named {', '.join(axes)}; a volume has x, y and z, and besides "
-            "them only dimensions of extent 1: take one channel, by a JSON spec with a transform"
-        )
-    if not all(d.finite and d.size > 0 for d in store.domain):
-        raise RequestError(f"{name} has the domain {store.domain}; a bounded one is needed")
-
-
-def _check_dtype(dtype: str, kind: Kind, name: str) -> None:
-    """Refuse voxels of another type than the kind's."""
-    if kind == "image" and dtype != "uint8":
-        raise RequestError(
-            f"{name} has {dtype} voxels, and an image is uint8, as the model's grey values are; "
-            "scale it to uint8 first, or give the segmentation as --segmentation"
-        )
-    if kind == "segmentation" and dtype not in _ID_TYPES:
-        raise RequestError(
-            f"{name} has {dtype} voxels, and a segmentation holds ids of an integer type "
-            f"({', '.join(_ID_TYPES)}); give the volume of ids, or convert it"
-        )
-
-
-def _framed(store: ts.TensorStore, axes: tuple[str, ...], origin: Vec) -> ts.TensorStore:
-    """The array with dimensions x, y, z alone, its first voxel at ``origin``."""
-    for i in reversed(range(len(axes))):
-        if axes[i] not in SPATIAL:
-            store = store[ts.d[i][store.domain[i].inclusive_min]]
-    spatial = [a for a in axes if a in SPATIAL]
-    turned = store.transpose([spatial.index(a) for a in SPATIAL])
-    return turned[ts.d[0, 1, 2].translate_to[list(origin)].label[list(SPATIAL)]]
-
-
-def _box(store: ts.TensorStore) -> Box:
-    """The domain of a framed array."""
-    return Box(vec(store.domain.inclusive_min), vec(store.domain.exclusive_max))
-
-
-def _chunk(shape: Sequence[int | None] | None, domain: Box) -> Vec:
-    """A chunk's shape, with a stand-in where the driver names none."""
-    return vec(
-        n or min(_NO_CHUNK, extent)
-        for n, extent in zip(shape or (None,) * 3, domain.shape, strict=True)
-    )
-
-
-def _extent(level: Level, located: Located) -> str:
-    """Shape of a level for a list of levels."""
-    try:
-        stored = open_array(json.loads(level.tensorstore))
-    except TS_ERRORS as e:
-        return f"cannot be opened: {told(e)}"
-    axes = _axes(level, located.flags, located.name)
-    shape = by_axis(tuple(stored.domain.shape), axes, located.name)
-    return " x ".join(f"{n}" for n in shape) + " voxels"

@@ -7,6 +7,8 @@ no chunk is decoded twice for a box, and a chunk that is not stored is told by i
 A chunk that is not stored is zero here, whatever fill value the format states, and is reported.
 TensorStore tells it for every format that ``volumes.formats`` knows, sharded or not. It does not
 for a JSON spec of another driver (``cast``, ``stack``, ``downsample``): there it is the fill value.
+A piece of a view may be made of several stored chunks: where one of them is absent the piece is
+reported whole, and is read again with that chunk's fill value in its place.
 """
 
 import dataclasses
@@ -23,7 +25,8 @@ from volumes.errors import DataError, RunError
 from volumes.formats import TS_ERRORS, told
 from volumes.geometry import Box, ChunkGrid, vec
 from volumes.opening import Volume
-from volumes.spec import VolumeSpec
+from volumes.spec import VIEW, VolumeSpec
+from volumes.views.tree import read_per_voxel
 
 MissingChunks = Literal["error", "zero"]
 """What a chunk that is not stored is: an error of the read, or zeros that are reported."""
@@ -53,11 +56,13 @@ class Request:
         volume: What to read.
         box: Which frame voxels, XYZ; it may reach outside the volume's domain.
         missing: What a chunk that is not stored is.
+        order: Memory order of the array; ``F`` (x fastest) is quicker where it is stored so.
     """
 
     volume: Volume
     box: Box
     missing: MissingChunks = "zero"
+    order: Literal["C", "F"] = "C"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -66,7 +71,7 @@ class Part:
 
     Attributes:
         box: The box, in frame voxels.
-        array: Its voxels, ``box.shape``, XYZ, C order, in the stored type; 0 outside the volume
+        array: Its voxels, ``box.shape``, XYZ, in the stored type; 0 outside the volume
             and where chunks are not stored.
         missing: What the box has of each chunk that is not stored.
         bytes_decoded: Bytes of the chunks that had to be decoded, whole but for the domain's edge.
@@ -109,11 +114,13 @@ class _Piece:
         request: Index of the request.
         box: The piece.
         cost: Bytes of the decoded chunk.
+        read: Bytes that are read for it, which for a view may be more.
     """
 
     request: int
     box: Box
     cost: int
+    read: int
 
 
 def chunks_under(spec: VolumeSpec, box: Box) -> int:
@@ -141,12 +148,27 @@ def read_box(
     box: Box,
     *,
     missing: MissingChunks = "zero",
+    order: Literal["C", "F"] = "C",
     bytes_in_flight: int = BYTES_IN_FLIGHT,
     limit_bytes: int = LIMIT_BYTES,
 ) -> Part:
     """Read one box of one volume: see ``read_boxes``."""
-    request = Request(volume, box, missing)
+    request = Request(volume, box, missing, order)
     return read_boxes((request,), bytes_in_flight=bytes_in_flight, limit_bytes=limit_bytes)[0]
+
+
+def read_whole(volume: Volume, box: Box) -> npt.NDArray[Any] | None:
+    """Read a box that is all there at once, x fastest, without cutting it into chunks.
+
+    Quicker than ``read_box``, which tells what is wrong where this gives None: something of the box
+    is not stored, damaged or outside the domain, or storage fails.
+    """
+    if not volume.spec.domain.encloses(box):
+        return None
+    try:
+        return np.asarray(volume.store[_index(box)].read(order="F").result())
+    except TS_ERRORS:
+        return None
 
 
 def read_subvolume(
@@ -211,13 +233,17 @@ def read_boxes(
         RunError: Storage fails, or the limit is passed.
     """
     _check_memory(requests, bytes_in_flight, limit_bytes)
-    arrays = [np.zeros(r.box.shape, ts.dtype(r.volume.spec.dtype).numpy_dtype) for r in requests]
+    arrays = [
+        np.zeros(r.box.shape, ts.dtype(r.volume.spec.dtype).numpy_dtype, order=r.order)
+        for r in requests
+    ]
     missing: list[list[Box]] = [[] for _ in requests]
     decoded = [0] * len(requests)
     for batch in _batches(_pieces(requests), bytes_in_flight):
-        for piece, result in _read(batch, requests):
-            if result is None:
+        for piece, result, absent in _read(batch, requests):
+            if absent:
                 missing[piece.request].append(piece.box)
+            if result is None:
                 continue
             box = requests[piece.request].box
             arrays[piece.request][piece.box.slices(box)] = result
@@ -231,8 +257,13 @@ def read_boxes(
 def _check_memory(requests: Sequence[Request], bytes_in_flight: int, limit_bytes: int) -> None:
     """Refuse what cannot be allocated; TensorStore would end the process instead."""
     arrays = sum(r.box.size * r.volume.spec.itemsize for r in requests)
-    touched = sum(decoded_bytes(r.volume.spec, r.box) for r in requests)
-    chunks = [_chunk_bytes(r.volume.spec) for r in requests if chunks_under(r.volume.spec, r.box)]
+    touched = 0
+    chunks = []
+    for spec, box in ((r.volume.spec, r.box) for r in requests):
+        if chunks_under(spec, box):
+            more = _read_per_byte(spec)
+            touched += round(more * decoded_bytes(spec, box))
+            chunks.append(round(more * _chunk_bytes(spec)))
     needed = arrays + max(min(bytes_in_flight, touched), *chunks, 0)
     if needed > limit_bytes:
         asked = ", ".join(f"{r.box} of {r.volume.spec.source}" for r in requests)
@@ -250,15 +281,21 @@ def _chunk_bytes(spec: VolumeSpec) -> int:
     return chunk.size * spec.itemsize
 
 
+def _read_per_byte(spec: VolumeSpec) -> float:
+    """Bytes that are read for each byte of a chunk; only for a view are they more."""
+    return read_per_voxel(spec) if spec.format == VIEW else 1.0
+
+
 def _pieces(requests: Sequence[Request]) -> Iterator[_Piece]:
     """The pieces of all boxes, cut at the chunks of each volume, x fastest."""
     for index, request in enumerate(requests):
         spec = request.volume.spec
-        itemsize = spec.itemsize
+        itemsize, more = spec.itemsize, _read_per_byte(spec)
         part = spec.domain.intersection(request.box)
         xs, ys, zs = (_cuts(spec, part, axis) for axis in range(3))
         for (z0, z1, nz), (y0, y1, ny), (x0, x1, nx) in itertools.product(zs, ys, xs):
-            yield _Piece(index, Box((x0, y0, z0), (x1, y1, z1)), nx * ny * nz * itemsize)
+            cost = nx * ny * nz * itemsize
+            yield _Piece(index, Box((x0, y0, z0), (x1, y1, z1)), cost, round(more * cost))
 
 
 def _cuts(spec: VolumeSpec, part: Box, axis: int) -> list[tuple[int, int, int]]:
@@ -274,40 +311,53 @@ def _cuts(spec: VolumeSpec, part: Box, axis: int) -> list[tuple[int, int, int]]:
 
 
 def _batches(pieces: Iterator[_Piece], bytes_in_flight: int) -> Iterator[list[_Piece]]:
-    """Consecutive pieces that are decoded in no more than ``bytes_in_flight``, at least one."""
+    """Consecutive pieces for which no more than ``bytes_in_flight`` is read, at least one."""
     batch: list[_Piece] = []
     size = 0
     for piece in pieces:
-        if batch and size + piece.cost > bytes_in_flight:
+        if batch and size + piece.read > bytes_in_flight:
             yield batch
             batch, size = [], 0
         batch.append(piece)
-        size += piece.cost
+        size += piece.read
     if batch:
         yield batch
 
 
 def _read(
     batch: list[_Piece], requests: Sequence[Request]
-) -> Iterator[tuple[_Piece, npt.NDArray[Any] | None]]:
-    """The voxels of each piece of a batch, None where its chunk is not stored."""
+) -> Iterator[tuple[_Piece, npt.NDArray[Any] | None, bool]]:
+    """The voxels of each piece of a batch, None where there are none, and if a chunk is absent."""
     reads = []
     with ts.Batch() as together:
         for piece in batch:
-            store = requests[piece.request].volume.store
-            reads.append(store[_index(piece.box)].read(batch=together))
+            request = requests[piece.request]
+            part = request.volume.store[_index(piece.box)]
+            reads.append(part.read(batch=together, order=request.order))
     reads.reverse()
     for piece in batch:
         request = requests[piece.request]
+        result: npt.NDArray[Any] | None = None
+        absent = False
         try:
-            result: npt.NDArray[Any] | None = np.asarray(reads.pop().result())
+            result = np.asarray(reads.pop().result())
         except TS_ERRORS as e:
             absent = _MISSING.match(str(e)) is not None
             if not absent or request.missing == "error":
-                kind = DataError if is_of_the_data(e) else RunError
-                raise kind(_failure(request, piece.box, e, absent)) from e
-            result = None
-        yield piece, result
+                raise _failure(request, piece.box, e, absent) from e
+        if absent and request.volume.filled is not None:
+            result = _again(request, piece.box)
+        yield piece, result, absent
+
+
+def _again(request: Request, box: Box) -> npt.NDArray[Any]:
+    """A piece of a view with fill values for the chunks that are not stored."""
+    filled = request.volume.filled
+    assert filled is not None  # the caller looked
+    try:
+        return np.asarray(filled.store[_index(box)].read().result())
+    except TS_ERRORS as e:
+        raise _failure(request, box, e, absent=False) from e
 
 
 def is_of_the_data(error: Exception) -> bool:
@@ -320,12 +370,13 @@ def _index(box: Box) -> tuple[slice, ...]:
     return tuple(itertools.starmap(slice, zip(box.start, box.stop, strict=True)))
 
 
-def _failure(request: Request, box: Box, error: Exception, absent: bool) -> str:
+def _failure(request: Request, box: Box, error: Exception, absent: bool) -> RunError:
     """What to say of a piece that cannot be read."""
+    kind = DataError if is_of_the_data(error) else RunError
     where = f"voxels {box} of the {request.volume.spec.kind} {request.volume.spec.source}"
     if absent:
-        return (
+        return kind(
             f"{where} are in a chunk that is not stored: {told(error)}; restore it, or let missing "
             "chunks be zero"
         )
-    return f"{where} cannot be read: {told(error)}; restore the chunk, or try again"
+    return kind(f"{where} cannot be read: {told(error)}; restore the chunk, or try again")

@@ -25,6 +25,12 @@ FORMATS = {
 }
 """Name of the format by TensorStore driver; any other driver is a ``json-spec``."""
 
+VIEW = "view"
+"""The format of a volume that is made of others when it is read; see ``volumes.views``."""
+
+VIEW_DRIVER = "segclr-beam-view"
+"""What stands for the driver in a view's spec, which is not TensorStore's."""
+
 
 def canonical(document: Any) -> str:
     """The one JSON text of a document: sorted keys, no spaces, no NaN."""
@@ -37,7 +43,7 @@ def redacted_source(volume: str) -> str:
         return redacted(volume)
     try:
         return canonical(redacted(json.loads(volume)))
-    except ValueError:
+    except (ValueError, RecursionError):
         return "the inline JSON spec"
 
 
@@ -56,7 +62,8 @@ class VolumeSpec:
 
     Attributes:
         source: What the user gave, for messages.
-        tensorstore: TensorStore spec of the array, as canonical JSON text.
+        tensorstore: TensorStore spec of the array, as canonical JSON text; of a view, what it is
+            made of, see ``volumes.views.tree``.
         axes: Name of each stored dimension, in stored order: ``x``, ``y``, ``z``, and ``channel``
             or ``time``, which have extent 1.
         voxel_size_nm: Voxel size, XYZ.
@@ -66,7 +73,8 @@ class VolumeSpec:
         domain: Frame voxels that the volume has, XYZ.
         read_chunk: Shape of what is decoded at once, XYZ: the inner chunk where sharded.
         write_chunk: Shape of what is written at once, XYZ: the shard where sharded.
-        format: ``zarr2``, ``zarr3``, ``n5``, ``neuroglancer_precomputed`` or ``json-spec``.
+        format: ``zarr2``, ``zarr3``, ``n5``, ``neuroglancer_precomputed``, ``json-spec`` or
+            ``view``.
         anchor_vx: A frame voxel at which a read chunk and a write chunk begin, XYZ; None for the
             domain's start, where a format begins its chunks.
         assumed: Which of ``axes`` and ``origin`` neither the volume nor the user stated, so that
@@ -120,9 +128,12 @@ class VolumeSpec:
         """The volume's place as one line without secrets; equal for equal places.
 
         It is the kvstore's URL, the driver and the scale; a spec that has more to it (another
-        driver, a transform, an endpoint) is given whole, as JSON.
+        driver, a transform, an endpoint) is given whole, as JSON. A view is given with the places
+        of its volumes, whatever version of them is read.
         """
         document = json.loads(self.tensorstore)
+        if self.format == VIEW:
+            return canonical(_places(document))
         if not document.keys() <= {"driver", "kvstore", "scale_index"}:
             return self.tensorstore
         try:
@@ -172,3 +183,15 @@ class VolumeSpec:
             assumed=tuple(document["assumed"]),
             pinned=document["pinned"],
         )
+
+
+def _places(node: dict[str, Any]) -> dict[str, Any]:
+    """A part of a view, with places for its volumes."""
+    if "volume" in node:
+        return {"volume": VolumeSpec.from_json(node["volume"]).where()}
+    if "array" in node:
+        array = node["array"]
+        return {"array": {k: v for k, v in array.items() if k not in ("source", "pinned")}}
+    inputs = {"inputs": [_places(n) for n in node["inputs"]]} if "inputs" in node else {}
+    steps = {"steps": [_places(s) for s in node["steps"]]} if "steps" in node else {}
+    return node | inputs | steps

@@ -282,7 +282,9 @@ def test_batches_stay_under_the_bytes_in_flight(every, monkeypatch):
     monkeypatch.setattr(
         ts.TensorStore,
         "read",
-        lambda store, *, batch: sizes[-1].append(store.domain.size) or plain(store, batch=batch),
+        lambda store, *, batch, order: (
+            sizes[-1].append(store.domain.size) or plain(store, batch=batch, order=order)
+        ),
     )
     read_box(every["zarr3"], DOMAIN, bytes_in_flight=600)
     chunks = list(itertools.chain.from_iterable(sizes))
@@ -290,3 +292,31 @@ def test_batches_stay_under_the_bytes_in_flight(every, monkeypatch):
     assert len(chunks) == 18
     assert max(sum(s) for s in sizes) <= 600
     assert len(sizes) < len(chunks)
+
+
+def test_what_a_view_reads_counts_for_it(tmp_path, monkeypatch):
+    data = made.noise((64, 64, 16))
+    path = made.zarr3(tmp_path / "v", data, (16, 16, 4))
+    of = {"volume": str(path), "voxel_size_nm": list(SIZE)}
+    step = {"op": "downsample", "factors": [4, 4, 1], "method": "max"}
+    document = {"format": "segclr-beam-view", "format_version": 1, "of": of, "steps": [step]}
+    view = opened(json.dumps(document))
+    # A chunk of 4 x 4 x 4 is made of 1024 bytes, and 64 of these make the volume.
+    assert (view.spec.read_chunk, view.spec.domain.shape) == ((4, 4, 4), (16, 16, 16))
+    batches: list[int] = []
+
+    class Counting(ts.Batch):
+        def __enter__(self):
+            batches.append(0)
+            return super().__enter__()
+
+    monkeypatch.setattr(ts, "Batch", Counting)
+    expected = data.reshape(16, 4, 16, 4, 16).max((1, 3))
+    np.testing.assert_array_equal(
+        read_box(view, view.spec.domain, bytes_in_flight=4096).array, expected
+    )
+    assert len(batches) == 16
+    with pytest.raises(
+        RunError, match="would take 69,632 bytes of memory, above the limit of 69,0"
+    ):
+        read_box(view, view.spec.domain, limit_bytes=69_000)
