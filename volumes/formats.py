@@ -18,7 +18,10 @@ N5                  ``attributes.json``                         ``resolution``, 
 ``units`` is absent). Metadata is read through the same kvstore as the voxels will be.
 """
 
+import dataclasses
+import itertools
 import json
+import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -30,12 +33,15 @@ from volumes.errors import RequestError
 from volumes.levels import Level, floats, named_axes, nm_per, quantity_nm, tidy
 from volumes.ome import image_levels
 from volumes.redaction import redacted_text
-from volumes.spec import FORMATS, canonical
+from volumes.spec import FORMATS, Kind, canonical
 
 TS_ERRORS = (ValueError, NotImplementedError, IndexError, TypeError, KeyError, OSError)
 """What TensorStore raises for a spec it refuses or storage that fails."""
 
 _Json = dict[str, Any]
+
+# Names of a directory that tell how its files are named.
+_LOOKED_AT = 100
 
 
 def told(error: Exception) -> str:
@@ -191,6 +197,8 @@ def _precomputed(directory: Directory) -> tuple[Level, ...] | None:
             f"{info.get('@type')!r}, so it may be a mesh, skeleton or annotation source); "
             "give the directory of the volume itself"
         )
+    for scale in scales:
+        _refuse_compressed_names(directory, str(scale.get("key", "")))
     driver = "neuroglancer_precomputed"
     return tuple(
         Level(
@@ -199,9 +207,32 @@ def _precomputed(directory: Directory) -> tuple[Level, ...] | None:
             axes=("x", "y", "z", "channel"),
             voxel_size_nm=floats(scale.get("resolution")),
             origin_vx=floats(scale.get("voxel_offset")),
+            kind=_kind(info.get("type")),
         )
         for index, scale in enumerate(scales)
     )
+
+
+def _refuse_compressed_names(directory: Directory, key: str) -> None:
+    """Refuse a scale on a local disk whose chunks have names that TensorStore does not look for.
+
+    CloudVolume compresses whole chunk files and adds the ending; every one would count as missing.
+    """
+    if directory.kvstore.get("driver") != "file":
+        return
+    path = os.path.join(directory.kvstore.get("path", ""), key)
+    try:
+        with os.scandir(path) as found:
+            names = [entry.name for entry in itertools.islice(found, _LOOKED_AT)]
+    except OSError:
+        return
+    ended = [n for n in names if n.endswith((".gz", ".br"))]
+    if 2 * len(ended) > len(names):
+        raise RequestError(
+            f"{directory.name} stores chunks as {ended[0]}, compressed as whole files, which are "
+            "not read here and would all count as missing; write them without (compress=False in "
+            f"CloudVolume), or unpack them in place: gunzip -r {redacted_text(path)}"
+        )
 
 
 def _n5(directory: Directory) -> tuple[Level, ...] | None:
@@ -222,8 +253,8 @@ def _n5(directory: Directory) -> tuple[Level, ...] | None:
     if any(f != 1 for f in floats(attributes.get("downsamplingFactors")) or ()):
         # Some writers state the size of the full-resolution voxel there, others that of the level.
         size = origin = None
-    level = Level(directory.spec("n5"), FORMATS["n5"], _stated_axes(attributes), size, origin)
-    return (level,)
+    axes, kind = _stated_axes(attributes), _own_kind(attributes)
+    return (Level(directory.spec("n5"), FORMATS["n5"], axes, size, origin, kind),)
 
 
 _FINDERS: dict[str, tuple[str, Callable[[Directory], tuple[Level, ...] | None]]] = {
@@ -242,9 +273,11 @@ def _group(directory: Directory, attributes: _Json, driver: str) -> tuple[Level,
             f"{directory.name} is a Zarr group without OME-Zarr multiscales, so it names no array "
             "to read; give the array in it"
         )
-    return image_levels(
+    levels = image_levels(
         multiscale, directory.name, FORMATS[driver], lambda p: directory.below(p).spec(driver)
     )
+    kind = _own_kind(attributes)
+    return tuple(dataclasses.replace(level, kind=kind) for level in levels)
 
 
 def _zarr_level(
@@ -274,7 +307,8 @@ def _zarr_level(
             axes = listed.axes
             size = listed.voxel_size_nm if size is None else size
             origin = listed.origin_vx if origin is None else origin
-    return Level(directory.spec(driver), FORMATS[driver], axes, size, origin)
+    kind = _own_kind(attributes)
+    return Level(directory.spec(driver), FORMATS[driver], axes, size, origin, kind)
 
 
 def _listed_level(directory: Directory, driver: str) -> Level | None:
@@ -336,6 +370,22 @@ def _stated_axes(attributes: _Json) -> tuple[str, ...] | None:
         if isinstance(names, list):
             return named_axes(names)
     return None
+
+
+def _own_kind(attributes: _Json) -> Kind | None:
+    """The kind that this package writes into attributes."""
+    return _kind(_object(attributes.get("segclr_beam")).get("kind"))
+
+
+def _kind(value: Any) -> Kind | None:
+    """The kind of that name, or None."""
+    match value:
+        case "image":
+            return "image"
+        case "segmentation":
+            return "segmentation"
+        case _:
+            return None
 
 
 def _rank(array: _Json) -> int:

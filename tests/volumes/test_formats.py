@@ -278,3 +278,11 @@ def test_a_driver_that_is_named_is_the_only_one_looked_for(tmp_path):
         " and found none",
     ):
         locate(f"file://{path}|zarr3:", "v", flags)
+
+
+def test_chunks_compressed_as_whole_files_are_refused_and_not_taken_for_missing(tmp_path):
+    made.precomputed(tmp_path / "em", DATA, CHUNK)
+    for chunk in [p for p in (tmp_path / "em").rglob("*_*") if p.is_file()]:
+        chunk.rename(chunk.with_name(f"{chunk.name}.gz"))
+    with pytest.raises(RequestError, match=r"stores chunks as \S*0-4\.gz.*gunzip -r"):
+        levels(tmp_path / "em")

@@ -7,189 +7,37 @@ import os
 import threading
 
 import pytest
-import tensorstore as ts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.volumes import sample_volumes as made
+from tests.volumes.keyed_volumes import (
+    CHUNK,
+    DATA,
+    DOMAIN,
+    FIRST,
+    LAST,
+    MAKERS,
+    ORIGIN,
+    OUTSIDE,
+    SHAPE,
+    SIZE,
+    case,
+    in_ocdbt,
+    opened,
+    precomputed,
+    sharding,
+    stored,
+    touch,
+    unpinned,
+    writable,
+)
 from volumes import stamps
 from volumes.errors import RunError
 from volumes.geometry import Box, vec
-from volumes.opening import Volume, open_volume, resolve_volume
-from volumes.stamps import keys_under, stamp, stamped
+from volumes.keys import keys_under
+from volumes.stamps import stamp, stamped
 
-SIZE = (8.0, 8.0, 40.0)
-SHAPE = (20, 15, 10)
-CHUNK = (8, 8, 4)
-SHARD = (16, 16, 8)
-ORIGIN = (5, -6, 7)
-DOMAIN = Box.of(ORIGIN, SHAPE)
-DATA = made.noise(SHAPE)
-FIRST = Box.of(ORIGIN, CHUNK)
-LAST = Box((21, 2, 15), (25, 9, 17))
-OUTSIDE = Box((-30, -30, -30), (5, 30, 30))
 NOTHING = hashlib.sha256().hexdigest()
-METADATA = {".zarray", ".zattrs", "zarr.json", "attributes.json", "info"}
-UNITS = {"dimension_units": ["8 nm", "8 nm", "40 nm"], "voxel_offset": list(ORIGIN)}
-
-
-def opened(given, kind="image", **stated) -> Volume:
-    return open_volume(resolve_volume(str(given), kind=kind, **stated))
-
-
-def zarr2(path, separator, order):
-    """The data in an order of axes such as ``tczyx``, its keys written with a separator."""
-    axes = [a for a in order if a in "xyz"]
-    data = DATA.transpose(["xyz".index(a) for a in axes])
-    data = data.reshape([SHAPE["xyz".index(a)] if a in "xyz" else 1 for a in order])
-    metadata = {
-        "shape": list(data.shape),
-        "chunks": [CHUNK["xyz".index(a)] if a in "xyz" else 1 for a in order],
-        "dtype": "|u1",
-        "compressor": None,
-        "dimension_separator": separator,
-    }
-    made.create(path, {"driver": "zarr", "metadata": metadata})[...] = data
-    stated = {
-        "resolution": [dict(zip("xyz", SIZE, strict=True)).get(a, 1) for a in order],
-        "offset": [dict(x=40, y=-48, z=280).get(a, 0) for a in order],
-        "axis_names": list(order),
-    }
-    (path / ".zattrs").write_text(json.dumps(stated))
-    return path
-
-
-def zarr3_keys(path, encoding, separator):
-    """A Zarr 3 array whose keys are encoded in another way."""
-    metadata = {
-        "shape": list(SHAPE),
-        "data_type": "uint8",
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(CHUNK)}},
-        "chunk_key_encoding": {"name": encoding, "configuration": {"separator": separator}},
-        "attributes": UNITS,
-    }
-    made.create(path, {"driver": "zarr3", "metadata": metadata})[...] = DATA
-    return path
-
-
-def sharding(preshift, minishards, shards, hashed):
-    return {
-        "@type": "neuroglancer_uint64_sharded_v1",
-        "preshift_bits": preshift,
-        "minishard_bits": minishards,
-        "shard_bits": shards,
-        "hash": hashed,
-    }
-
-
-def precomputed(place, shape, chunk, sharded, offset=ORIGIN, key=None):
-    """A precomputed scale with absent chunks, open to be written."""
-    scale = {"size": shape, "chunk_size": chunk, "resolution": SIZE, "voxel_offset": offset}
-    scale |= {"encoding": "raw"} | ({"sharding": sharded} if sharded else {})
-    kind = {"data_type": "uint8", "num_channels": 1, "type": "image"}
-    spec = {"driver": "neuroglancer_precomputed", "multiscale_metadata": kind}
-    spec["scale_metadata"] = scale | ({"key": key} if key else {})
-    return made.create(place, json.loads(json.dumps(spec)))
-
-
-def spread(path, *bits):
-    precomputed(path, SHAPE, CHUNK, sharding(*bits))[...] = DATA[..., None]
-    return path
-
-
-def in_ocdbt(path, shard=None, version=None):
-    """A JSON spec of a Zarr 3 array inside an OCDBT database, made unless it is there."""
-    kvstore = {"driver": "ocdbt", "base": f"file://{path}/", "path": "a/"}
-    if not path.exists():
-        inner = {"chunk_shape": list(CHUNK)}
-        metadata = {
-            "shape": list(SHAPE),
-            "data_type": "uint8",
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shard or CHUNK}},
-            "attributes": UNITS,
-        }
-        if shard:
-            metadata["codecs"] = [{"name": "sharding_indexed", "configuration": inner}]
-        spec = {"driver": "zarr3", "kvstore": kvstore, "metadata": metadata, "create": True}
-        ts.open(json.loads(json.dumps(spec))).result()[...] = DATA
-    pinned = {} if version is None else {"version": version}
-    return json.dumps({"driver": "zarr3", "kvstore": kvstore | pinned})
-
-
-MAKERS = {
-    "zarr2 zyx": lambda path: zarr2(path, ".", "zyx"),
-    "zarr2 tczyx": lambda path: zarr2(path, "/", "tczyx"),
-    "zarr2 xyzc": lambda path: zarr2(path, ".", "xyzc"),
-    "zarr3": lambda path: made.zarr3(path, DATA, CHUNK, attributes=UNITS),
-    "zarr3 dots": lambda path: zarr3_keys(path, "default", "."),
-    "zarr3 v2": lambda path: zarr3_keys(path, "v2", "/"),
-    "zarr3 sharded": lambda path: made.zarr3(path, DATA, CHUNK, shard=SHARD, attributes=UNITS),
-    "n5": lambda path: made.n5(path, DATA, CHUNK, {"resolution": SIZE, "offset": [40, -48, 280]}),
-    "n5 c": lambda path: made.n5(
-        path,
-        DATA[..., None],
-        (*CHUNK, 1),
-        {"resolution": [*SIZE, 1], "offset": [40, -48, 280, 0], "axes": list("xyzc")},
-    ),
-    "precomputed": lambda path: made.precomputed(path, DATA, CHUNK, resolution=SIZE, offset=ORIGIN),
-    "precomputed two shards": lambda path: spread(path, 1, 1, 1, "identity"),
-    "precomputed one shard": lambda path: spread(path, 2, 3, 0, "identity"),
-    "precomputed murmur": lambda path: spread(path, 0, 2, 5, "murmurhash3_x86_128"),
-    "precomputed murmur 64": lambda path: spread(path, 1, 0, 64, "murmurhash3_x86_128"),
-    "ocdbt": in_ocdbt,
-    "ocdbt sharded": lambda path: in_ocdbt(path, SHARD),
-}
-
-
-@dataclasses.dataclass
-class Case:
-    """A volume, a way to write it, and the key that each of its chunks was seen to lie in."""
-
-    volume: Volume
-    writer: ts.TensorStore
-    owner: dict[int, str]
-
-    def keys(self, box):
-        return {self.owner[i] for i in self.volume.spec.read_grid.meeting(box)}
-
-    def cells(self):
-        grid = self.volume.spec.read_grid
-        return [grid.box(i) for i in range(grid.size)]
-
-
-def unpinned(given):
-    """The volume as it is at each moment, also inside a database."""
-    return open_volume(dataclasses.replace(opened(given).spec, pinned=None))
-
-
-def writable(volume):
-    """The volume in its frame, written through another context than it is read with."""
-    stored = ts.open(json.loads(volume.spec.tensorstore), open=True).result()
-    return stored[volume.store.spec().transform]
-
-
-def touch(writer, voxel):
-    """Give one voxel another value, not 0."""
-    writer[voxel] = int(writer[voxel].read().result()) % 249 + 1
-
-
-def stored(writer):
-    """Generation of each stored key, metadata left out."""
-    keys = [k.decode() for k in writer.kvstore.list().result()]
-    reads = {k: writer.kvstore.read(k).result() for k in keys if k not in METADATA}
-    return {k: (r.stamp.generation, r.value) for k, r in reads.items()}
-
-
-def case(name, path):
-    volume = unpinned(MAKERS[name](path))
-    writer = writable(volume)
-    grid, owner = volume.spec.read_grid, {}
-    for i in range(grid.size):
-        before = stored(writer)
-        touch(writer, grid.box(i).start)
-        after = stored(writer)
-        (owner[i],) = {k for k in after if after[k] != before.get(k)}
-    return Case(volume, writer, owner)
 
 
 @pytest.fixture(scope="module")
@@ -211,23 +59,6 @@ def voxels():
 # Which keys
 
 
-@pytest.mark.parametrize("name", MAKERS)
-def test_the_keys_of_the_domain_are_those_that_are_stored(every, name):
-    one = every[name]
-    keys = list(keys_under(one.volume, DOMAIN))
-    assert sorted(keys) == sorted(stored(one.writer))
-    assert list(keys_under(one.volume, DOMAIN.grown((9, 9, 9)))) == keys
-    assert list(keys_under(one.volume, OUTSIDE)) == []
-    assert stamped(one.volume)
-
-
-def test_the_cases_store_as_many_keys_as_they_were_made_for(every):
-    numbers = {name: len(set(one.owner.values())) for name, one in every.items()}
-    few = {"zarr3 sharded": 4, "ocdbt sharded": 4, "precomputed two shards": 2}
-    few |= {"precomputed one shard": 1, "precomputed murmur": 14, "precomputed murmur 64": 12}
-    assert numbers == dict.fromkeys(MAKERS, 18) | few
-
-
 @settings(max_examples=150)
 @given(name=st.sampled_from(list(MAKERS)), box=boxes(), voxel=voxels())
 def test_a_stamp_moves_if_and_only_if_a_key_under_the_box_is_written(every, name, box, voxel):
@@ -238,32 +69,6 @@ def test_a_stamp_moves_if_and_only_if_a_key_under_the_box_is_written(every, name
     touch(one.writer, voxel)
     written = one.owner[one.volume.spec.read_grid.index_at(vec(voxel))]
     assert (stamp(one.volume, box) != before) == (written in one.keys(box))
-
-
-# Grids of up to 2**20 chunks an axis, so that the axes run out of bits one after another.
-extents = st.integers(0, 20).flatmap(lambda bits: st.integers(1 << bits >> 1, 1 << bits))
-
-
-@settings(max_examples=60)
-@given(
-    grid=st.tuples(extents, extents, extents).map(lambda g: [max(n, 1) for n in g]),
-    preshift=st.integers(0, 12),
-    minishards=st.integers(0, 8),
-    shards=st.integers(0, 30),
-    hashed=st.sampled_from(["identity", "murmurhash3_x86_128"]),
-    data=st.data(),
-)
-def test_any_precomputed_shard_is_found(
-    tmp_path_factory, grid, preshift, minishards, shards, hashed, data
-):
-    path = tmp_path_factory.mktemp("sharded") / "v"
-    kind = sharding(preshift, minishards, shards, hashed)
-    shape = [2 * n - 1 for n in grid]
-    writer = precomputed(path, shape, [2, 2, 2], kind)
-    at = [data.draw(st.integers(o, o + n - 1)) for o, n in zip(ORIGIN, shape, strict=True)]
-    writer[(*at, 0)] = 7
-    volume = opened(path)
-    assert list(keys_under(volume, Box.of(vec(at), (1, 1, 1)))) == list(stored(writer))
 
 
 def test_a_far_box_of_a_huge_domain_costs_its_own_keys_alone(tmp_path):
@@ -495,3 +300,46 @@ def test_a_chunk_that_may_not_be_read_is_an_error(tmp_path):
     volume = opened(path)
     with unprivileged(), pytest.raises(RunError, match=rf"of the image {path}: .* PERMISSION_DENI"):
         stamp(volume, FIRST)
+
+
+# Views
+
+
+def view(of, *steps):
+    document = {"format": "segclr-beam-view", "format_version": 1, "of": of, "steps": steps}
+    return json.dumps(document)
+
+
+def test_the_stamp_of_a_view_is_that_of_what_it_is_made_of(tmp_path):
+    names = ("zarr3", "precomputed two shards")
+    volumes = [opened(MAKERS[name](tmp_path / name.split()[0])) for name in names]
+    low, high = (ORIGIN[0], *ORIGIN[1:]), DOMAIN.stop
+    middle = {"op": "crop", "start": list(low), "stop": [low[0] + 8, *high[1:]]}
+    parts = [view(volumes[0].spec.source, middle)]
+    parts.append(
+        view(volumes[1].spec.source, middle | {"start": [low[0] + 8, *low[1:]], "stop": high})
+    )
+    both = opened(view([json.loads(p) for p in parts], {"op": "concat", "axis": "x"}))
+    assert both.spec.format == "view"
+    assert stamped(both)
+    left, right = Box.of(low, (1, 1, 1)), Box.of((high[0] - 1, low[1], low[2]), (1, 1, 1))
+    first, last, whole = (stamp(both, box) for box in (left, right, DOMAIN))
+    assert len({first, last, whole, None}) == 4
+    assert stamp(both, OUTSIDE) == NOTHING
+    touch(writable(volumes[0]), low)
+    assert stamp(both, left) not in (None, first)
+    assert (stamp(both, right), stamp(both, DOMAIN) == whole) == (last, False)
+    touch(writable(volumes[0]), (high[0] - 1, *low[1:]))
+    before = [stamp(both, box) for box in (left, right, DOMAIN)]
+    touch(writable(volumes[0]), (high[0] - 1, *low[1:]))  # which the view does not have
+    assert [stamp(both, box) for box in (left, right, DOMAIN)] == before
+
+
+def test_a_view_has_no_stamps_where_a_volume_of_it_has_none(tmp_path):
+    path = MAKERS["zarr3"](tmp_path / "v")
+    base = {"driver": "zarr3", "kvstore": f"file://{path}/"}
+    cast = {"driver": "cast", "dtype": "uint8", "base": base}
+    of = {"volume": cast, "voxel_size_nm": list(SIZE), "axes": "xyz"}
+    without = opened(view(of, {"op": "crop", "stop": [13, 9, 10]}))
+    assert stamp(without, without.spec.domain) is None
+    assert not stamped(without)
