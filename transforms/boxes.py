@@ -5,11 +5,17 @@
 Voxels, crops and vectors pass from step to step inside one process and never cross a shuffle; what
 a step emits is dropped as soon as the next has taken it. A step that settles a box emits its
 ``BoxOutput``, which the steps after it pass on.
+
+Within a bundle the next boxes are read while one is encoded, and a commit is under way while the
+next boxes are: up to ``EmbedWork.read_ahead`` boxes and one commit, in threads. Boxes keep their
+order; a box comes out as done when its commit is durable, and what a thread raises is raised here
+when its box is at its turn. A bundle that fails leaves reads that nobody looks at, and at most a
+commit whose answer nobody heard, which its receipts tell to the next attempt.
 """
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import apache_beam as beam
@@ -19,8 +25,9 @@ from apache_beam.utils.windowed_value import WindowedValue
 from segclr.encoder import Encoder, shared_encoder
 from segclr.errors import ModelError
 from segclr.nodes import Nodes
-from transforms.counting import count, note, timed
+from transforms.counting import count, count_io, note, timed
 from transforms.embedding import embed_box
+from transforms.prefetch import ReadAhead, Timed, timing
 from transforms.reading import Inputs, is_current, read_input, sample_box
 from transforms.work import (
     BoxInput,
@@ -32,15 +39,13 @@ from transforms.work import (
     plan_of,
 )
 from volumes import commits, partition
+from volumes.caching import metrics
 from volumes.commits import Change, standing_digest
 from volumes.errors import DataError, RunError
 from volumes.generation import coordinate_of
 from volumes.receipts import BoxPlan, Failure, Receipt, Rows
 
 _T = TypeVar("_T")
-
-# Plans of one partition are few and small, but a commit of all of a partition's is still bounded.
-_PLANS_A_COMMIT = 256
 
 # A box that fails for a reason of its own is tried this often before it is set aside.
 ATTEMPTS = 3
@@ -99,17 +104,6 @@ def settled(
     return Done(box, receipt, found=True)
 
 
-def commit_plans(work: EmbedWork, plans: list[tuple[int, BoxPlan]]) -> int:
-    """Commit plans of boxes of one partition; returns how many were new."""
-    where, _ = work.generation.place(work.grid.coordinate(plans[0][0]))
-    replace = work.renew or work.retry_failed
-    new = 0
-    for start in range(0, len(plans), _PLANS_A_COMMIT):
-        part = [plan for _, plan in plans[start : start + _PLANS_A_COMMIT]]
-        new += commits.plan_boxes(where, part, work.fence, replace=replace)
-    return new
-
-
 def removal(work: EmbedWork, index: int, prior: Receipt | None) -> BoxOutput:
     """A box whose nodes have all vanished leaves the store."""
     _, local = work.generation.place(work.grid.coordinate(index))
@@ -166,34 +160,6 @@ def commit_outputs(work: EmbedWork, outputs: list[BoxOutput]) -> Iterator[Done]:
         yield Done(output.change.box, standing, found, output.bytes_read)
 
 
-class PlanBox(beam.DoFn):
-    """BoxNodes -> (partition name, (box index, plan))."""
-
-    def __init__(self, work: EmbedWork) -> None:
-        """Plans boxes of ``work``."""
-        self._work = work
-
-    def process(self, box: BoxNodes) -> Iterator[tuple[str, tuple[int, BoxPlan]]]:
-        """Yield what one box owes."""
-        name = self._work.generation.partition_name(self._work.grid.coordinate(box.index))
-        yield name, (box.index, plan_of(self._work, box.index, box.nodes))
-
-
-class CommitPlans(beam.DoFn):
-    """(partition name, its boxes' plans) -> the name, once the plans are durable."""
-
-    def __init__(self, work: EmbedWork) -> None:
-        """Commits plans of ``work``."""
-        self._work = work
-
-    def process(self, owed: tuple[str, Iterable[tuple[int, BoxPlan]]]) -> Iterator[str]:
-        """Commit the plans of one partition."""
-        name, plans = owed
-        commits.shut_out(self._work.generation.partition(name), self._work.fence)
-        count("plans", commit_plans(self._work, sorted(plans, key=lambda p: p[0])))
-        yield name
-
-
 class WithInputs(beam.DoFn):
     """A step that looks at the volumes."""
 
@@ -239,18 +205,63 @@ class ReviewBox(WithInputs):
 
 
 class ReadBox(WithInputs):
-    """BoxNodes -> BoxInput, or BoxOutput where the box is to be set aside."""
+    """BoxNodes -> BoxInput, or BoxOutput where the box is to be set aside.
+
+    A box is read from when it comes in, and passed on once so many others have come in after it, or
+    at the end of the bundle.
+    """
+
+    def __init__(self, work: EmbedWork) -> None:
+        """Reads boxes of ``work``."""
+        super().__init__(work)
+        self._ahead: ReadAhead[Timed[BoxInput | BoxOutput]] | None = None
+
+    def start_bundle(self) -> None:
+        """Begin with an empty line."""
+        metrics.PROCESS.open(self._work.run)
+        self._ahead = ReadAhead(self._work.read_ahead)
 
     def process(self, box: BoxNodes | BoxOutput) -> Iterator[BoxInput | BoxOutput]:
-        """Read one box."""
-        if isinstance(box, BoxOutput):
-            yield box
-            return
-        with timed("read_ms"):
-            read = read_or_set_aside(self._work, self.inputs(), box)
-        if isinstance(read, BoxInput):
-            count("bytes_read", read.subvolume.bytes_decoded)
-        yield read
+        """Begin to read one box, and yield those whose turn it is."""
+        work, inputs = self._work, self.inputs()
+
+        def read() -> BoxInput | BoxOutput:
+            return box if isinstance(box, BoxOutput) else read_or_set_aside(work, inputs, box)
+
+        ahead = self._line()
+        waited = ahead.waited_s
+        ready = ahead.put(lambda: timing(read))
+        note("wait_ms", round(1000 * (ahead.waited_s - waited)))
+        while ready:
+            yield self._passed_on(ready.pop())
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Yield what is left."""
+        ahead = self._line()
+        waited = ahead.waited_s
+        for ready in ahead.rest():
+            note("wait_ms", round(1000 * (ahead.waited_s - waited)))
+            yield _windowed(self._passed_on(ready))
+            del ready
+            waited = ahead.waited_s
+
+    def teardown(self) -> None:
+        """Forget what a bundle that failed has left."""
+        if self._ahead is not None:
+            self._ahead.drop()
+
+    def _line(self) -> "ReadAhead[Timed[BoxInput | BoxOutput]]":
+        if self._ahead is None:
+            raise RuntimeError("the bundle has not begun")
+        return self._ahead
+
+    def _passed_on(self, read: Timed[BoxInput | BoxOutput]) -> BoxInput | BoxOutput:
+        """The box, once it is counted."""
+        if isinstance(read.result, BoxInput):
+            note("read_ms", read.ms)
+            count("bytes_read", read.result.subvolume.bytes_decoded)
+        count_io()
+        return read.result
 
 
 class EncodeBox(beam.DoFn):
@@ -296,14 +307,18 @@ class CommitBoxes(beam.DoFn):
         self._held: list[BoxOutput] = []
         self._bytes = 0
         self._since = 0.0
+        self._behind: ReadAhead[Timed[list[Done]]] | None = None
 
     def start_bundle(self) -> None:
         """Begin to count the time."""
         self._held, self._bytes = [], 0
         self._since = time.monotonic()
+        self._behind = ReadAhead(min(1, self._work.read_ahead))
 
     def process(self, box: BoxOutput) -> Iterator[Done]:
-        """Hold the box, and commit what is held when it is enough."""
+        """Hold the box, and begin to commit what is held when it is enough."""
+        for ended in self._line().ended():
+            yield from self._settled(ended)
         if any(not self._may_share(h, box) for h in self._held):
             yield from self._commit()
         self._held.append(box)
@@ -318,9 +333,23 @@ class CommitBoxes(beam.DoFn):
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Commit what is left."""
-        window = GlobalWindow()
         for done in self._commit():
-            yield WindowedValue(done, window.max_timestamp(), [window])
+            yield _windowed(done)
+        for ended in self._line().rest():
+            for done in self._settled(ended):
+                yield _windowed(done)
+        count_io()
+
+    def teardown(self) -> None:
+        """Forget what a bundle that failed has left."""
+        self._held = []
+        if self._behind is not None:
+            self._behind.drop()
+
+    def _line(self) -> "ReadAhead[Timed[list[Done]]]":
+        if self._behind is None:
+            raise RuntimeError("the bundle has not begun")
+        return self._behind
 
     def _may_share(self, one: BoxOutput, other: BoxOutput) -> bool:
         """Whether two boxes may stand in one commit: of one partition, and not the same twice."""
@@ -329,17 +358,27 @@ class CommitBoxes(beam.DoFn):
         return a != b and name(a) == name(b)
 
     def _commit(self) -> Iterator[Done]:
-        held = self._held
+        """Begin to commit what is held; yields what the commit before it has settled."""
+        work, held = self._work, self._held
         if not held:
             return
-        with timed("commit_ms"):
-            settled = list(commit_outputs(self._work, held))
-        note("boxes_a_commit", len(held))
         self._held, self._bytes = [], 0
         self._since = time.monotonic()
-        for done in settled:
+        for ended in self._line().put(lambda: timing(lambda: list(commit_outputs(work, held)))):
+            yield from self._settled(ended)
+
+    def _settled(self, ended: Timed[list[Done]]) -> Iterator[Done]:
+        note("commit_ms", ended.ms)
+        note("boxes_a_commit", len(ended.result))
+        for done in ended.result:
             count(_counter(done))
             yield done
+
+
+def _windowed(element: Any) -> WindowedValue:
+    """An element as ``finish_bundle`` yields it."""
+    window = GlobalWindow()
+    return WindowedValue(element, window.max_timestamp(), [window])
 
 
 def _counter(done: Done) -> str:
@@ -349,23 +388,6 @@ def _counter(done: Done) -> str:
     if done.stands is None:
         return "boxes_removed"
     return "boxes_failed" if isinstance(done.stands, Failure) else "boxes"
-
-
-@dataclasses.dataclass(eq=False)
-class OweBoxes(beam.PTransform):
-    """Commits what is owed: BoxNodes -> names of the partitions, once their plans are durable."""
-
-    work: EmbedWork
-
-    def expand(self, boxes: beam.PCollection) -> beam.PCollection:
-        """Wire the steps."""
-        return (
-            boxes
-            | "PlanBox"
-            >> beam.ParDo(PlanBox(self.work)).with_output_types(tuple[str, tuple[int, BoxPlan]])
-            | "GroupByPartition" >> beam.GroupByKey()
-            | "CommitPlans" >> beam.ParDo(CommitPlans(self.work))
-        )
 
 
 @dataclasses.dataclass(eq=False)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 from apache_beam.metrics import Metrics
 
+from volumes.caching import metrics
+
 NAMESPACE = "segclr-beam"
 """The namespace of every counter and distribution."""
 
@@ -21,6 +23,15 @@ def count(name: str, n: int = 1) -> None:
 def note(name: str, value: int) -> None:
     """Add a value to a distribution."""
     Metrics.distribution(NAMESPACE, name).update(value)
+
+
+def count_io() -> None:
+    """Count what this process has asked of its storage since anybody last did; it must be open.
+
+    See ``volumes.caching.metrics`` for what that is, and for whose.
+    """
+    for name, n in metrics.PROCESS.take():
+        count(name, n)
 
 
 @contextlib.contextmanager

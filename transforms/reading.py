@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,25 +13,49 @@ from transforms.embedding import check_image
 from transforms.work import BoxInput, BoxNodes, EmbedWork, Labels, check_labels
 from volumes import agglomeration, partition
 from volumes.agglomeration import Agglomeration
+from volumes.caching.disk import Copies
+from volumes.caching.pool import pooled
+from volumes.caching.remote import read_through
 from volumes.errors import DataError, RunError
 from volumes.opening import Volume, open_volume
 from volumes.reading import Part, Request, Subvolume
 from volumes.receipts import Receipt
-from volumes.snapshots import MovedError, read_snapshot
+from volumes.snapshots import MovedError, Snapshot, read_snapshot
+from volumes.spec import VolumeSpec
 from volumes.stamps import stamp
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Inputs:
-    """The open volumes of a run."""
+    """The open volumes of a run, and how they are read.
+
+    Attributes:
+        image: The image.
+        segmentation: The segmentation.
+        copies: Where what is read over a network is kept; None to keep none.
+    """
 
     image: Volume
     segmentation: Volume
+    copies: Copies | None = None
 
     @classmethod
     def opened(cls, work: EmbedWork) -> "Inputs":
-        """Open both."""
-        return cls(open_volume(work.image), open_volume(work.segmentation))
+        """Open both, through the process's pool of decoded chunks where the run has one."""
+        return cls(
+            input_volume(work, work.image), input_volume(work, work.segmentation), work.copies
+        )
+
+    def snapshot(self, requests: Sequence[Request], bytes_in_flight: int) -> Snapshot:
+        """Read boxes as they were at one moment: see ``volumes.snapshots.read_snapshot``."""
+        if self.copies is None:
+            return read_snapshot(requests, bytes_in_flight=bytes_in_flight)
+        return read_through(self.copies, requests, bytes_in_flight=bytes_in_flight)
+
+
+def input_volume(work: EmbedWork, spec: VolumeSpec) -> Volume:
+    """An input as the run reads it."""
+    return pooled(open_volume(spec), work.cache_bytes)
 
 
 def read_input(work: EmbedWork, inputs: Inputs, box: BoxNodes) -> BoxInput:
@@ -43,7 +68,7 @@ def read_input(work: EmbedWork, inputs: Inputs, box: BoxNodes) -> BoxInput:
     read_box, labels_box = work.read_box(box.index), work.labels_box(box.index)
     requests = [Request(inputs.image, read_box), Request(inputs.segmentation, labels_box)]
     try:
-        found = read_snapshot(requests, bytes_in_flight=work.bytes_in_flight)
+        found = inputs.snapshot(requests, work.bytes_in_flight)
     except RunError as e:
         raise _named(work, box.index, e) from e
     image = found.parts[0]
@@ -85,7 +110,7 @@ def read_labels(work: EmbedWork, inputs: Inputs, index: int) -> Labels:
     """
     request = Request(inputs.segmentation, work.labels_box(index))
     try:
-        found = read_snapshot([request], bytes_in_flight=work.bytes_in_flight)
+        found = inputs.snapshot([request], work.bytes_in_flight)
     except RunError as e:
         raise _named(work, index, e) from e
     check_labels(work, index, found.parts[0])

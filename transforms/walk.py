@@ -10,8 +10,9 @@ from typing import Any
 import apache_beam as beam
 
 from segclr.nodes import Nodes
-from transforms.boxes import WithInputs, commit_plans, removal, sampled_or_set_aside, settled
+from transforms.boxes import WithInputs, removal, sampled_or_set_aside, settled
 from transforms.counting import count, timed
+from transforms.owing import commit_plans
 from transforms.ranges import Range, boxes_of, ranges
 from transforms.work import BoxNodes, BoxOutput, Done, EmbedWork, plan_of
 from volumes import commits, partition

@@ -13,6 +13,7 @@ from segclr.model import ModelSpec
 from segclr.nodes import Nodes
 from segclr.sampler import cells_box
 from volumes.agglomeration import Agglomeration
+from volumes.caching.disk import Copies
 from volumes.commits import OPEN, Change, Fence
 from volumes.errors import DataError
 from volumes.generation import Generation, name_of
@@ -57,6 +58,10 @@ class EmbedWork:
         retry_failed: Whether boxes that are set aside are done again.
         commit_seconds: For how long boxes gather before they share a commit.
         renew: Whether boxes that are committed are compared with the inputs as they are now.
+        read_ahead: Boxes that are read while one is encoded, and whether commits are under way
+            meanwhile; 0 for one thing after the other.
+        cache_bytes: Decoded chunks that a process keeps of what it has read; 0 for none.
+        copies: The copy on local disk of what is read over a network; None for none.
     """
 
     image: VolumeSpec
@@ -78,6 +83,9 @@ class EmbedWork:
     retry_failed: bool = False
     renew: bool = False
     commit_seconds: float = COMMIT_SECONDS
+    read_ahead: int = 0
+    cache_bytes: int = 0
+    copies: Copies | None = None
 
     @property
     def voxel_size_nm(self) -> Vec3:

@@ -6,6 +6,7 @@ context from here, and every OCDBT database is named by ``ocdbt``.
 """
 
 import functools
+import threading
 from typing import Any
 
 import tensorstore as ts
@@ -13,15 +14,57 @@ import tensorstore as ts
 # Bounded, so that a dead endpoint is an error within minutes instead of hours.
 _RETRIES = {"max_retries": 8, "initial_delay": "200ms", "max_delay": "8s"}
 
+# Requests at once, of all that a process reads. A box has some hundred chunks, and what matters is
+# how often their number takes a round trip: 216 chunks of a server that takes 30 ms came in 0.53 s
+# with TensorStore's 32, in 0.30 s with 64 and in 0.22 s with 128, which strangers' servers may not
+# like.
+_AT_ONCE = {"limit": 64}
+
 
 @functools.cache
 def process_context() -> ts.Context:
     """The context that everything in this process shares; made at the first call.
 
-    The cache pool stays at TensorStore's default of 0 bytes: a box is read once, by one batch.
+    Its cache pool stays at TensorStore's default of 0 bytes: what is written, and what databases
+    hold, is never read through a cache. Volumes that are only read may be, by ``pooled_context``.
     """
     drivers = ("gcs", "http", "s3")
-    return ts.Context({f"{driver}_request_retries": _RETRIES for driver in drivers})
+    retries = {f"{driver}_request_retries": _RETRIES for driver in drivers}
+    return ts.Context(retries | {f"{driver}_request_concurrency": _AT_ONCE for driver in drivers})
+
+
+def pooled_context(cache_bytes: int) -> ts.Context:
+    """A context with a pool of decoded chunks, for reading alone; the same for the same budget.
+
+    The process has one at a time. Another budget makes a new pool: what is opened from then on is
+    read through that, and the old one ends with the last volume that was opened through it.
+
+    Args:
+        cache_bytes: What the pool may hold, at least 1.
+    """
+    return _POOL.of(cache_bytes)
+
+
+class _Pool:
+    """The latest pool and its budget."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._budget = 0
+        self._context: ts.Context | None = None
+
+    def of(self, cache_bytes: int) -> ts.Context:
+        if cache_bytes < 1:
+            raise ValueError(f"a pool of {cache_bytes} bytes holds nothing")
+        with self._lock:
+            if self._context is None or self._budget != cache_bytes:
+                pool = {"cache_pool": {"total_bytes_limit": cache_bytes}}
+                self._context = ts.Context(pool, parent=process_context())
+                self._budget = cache_bytes
+            return self._context
+
+
+_POOL = _Pool()
 
 
 def ocdbt(base: dict[str, Any], path: str = "", version: int | None = None) -> dict[str, Any]:

@@ -8,9 +8,10 @@ decoded chunks of all that it read, beside the arrays.
 
 A sharded volume is read between two looks at its stamps: to validate a transaction TensorStore
 reads every shard that was touched whole, nine times the bytes in a measurement with small shards.
-The same goes for drivers that take no transactions. A volume whose storage has no stamps is read as
-it comes, and ``guard`` says so: there, a transaction would validate nothing either. One that is
-pinned to a version of a database cannot change.
+The same goes for drivers that take no transactions, and for a volume that is read through a cache
+pool, where a transaction would leave empty chunks behind (``volumes.caching.pool``). A volume whose
+storage has no stamps is read as it comes, and ``guard`` says so: there, a transaction would
+validate nothing either. One that is pinned to a version of a database cannot change.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ from typing import Literal
 
 import tensorstore as ts
 
+from volumes.caching.pool import has_pool
 from volumes.errors import DataError, RunError
 from volumes.formats import TS_ERRORS, told
 from volumes.opening import Volume
@@ -62,7 +64,8 @@ def guard(volume: Volume) -> Guard:
         return "pinned"
     if not stamped(volume):
         return "none"
-    return "transaction" if spec.read_chunk == spec.write_chunk else "stamps"
+    whole = spec.read_chunk == spec.write_chunk
+    return "transaction" if whole and not has_pool(volume) else "stamps"
 
 
 def read_snapshot(

@@ -17,11 +17,24 @@ BATCH = 2
 READ_MB = 256
 """Decoded megabytes under way at once while a box is read, unless the user says otherwise."""
 
+READ_AHEAD = 2
+"""Boxes that are read while one is encoded, where they fit, unless the user says otherwise."""
+
+CACHE_MB = 256
+"""Decoded megabytes that a process keeps of what it has read, unless the user says otherwise.
+
+Boxes of a range come one beside the other, and the halos of neighbours overlap. For boxes of 128
+voxels with a halo of 64, an image of one byte and ids of eight, this is the least that keeps all of
+the box before: half of what is decoded is not decoded again. It takes 768 to keep a row of boxes.
+"""
+
+DISK_CACHE_GB = 20.0
+"""Gigabytes of copies of remote chunks, where the user asks for copies and does not say."""
 
 _LONGEST_COMMIT_S = 3600.0
 
 # Fields that name a place.
-_PLACES = ("image", "segmentation", "nodes", "model", "output", "agglomeration")
+_PLACES = ("image", "segmentation", "nodes", "model", "output", "agglomeration", "disk_cache")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,6 +59,10 @@ class EmbedConfig:
         missing_image: What an image chunk that is not stored means under a mask.
         missing_segmentation: What a segmentation chunk that is not stored means.
         read_mb: Decoded bytes under way at once while a box is read, in units of 10**6.
+        read_ahead: Boxes that are read while one is encoded; fewer where they do not fit.
+        cache_mb: Decoded bytes that a process keeps of what it has read, in units of 10**6.
+        disk_cache: Local directory for copies of what is read over a network; None for none.
+        disk_cache_gb: What the copies may take, in units of 10**9 bytes.
         workers: Local processes.
         agglomeration: Table that maps supervoxels to bodies; None where the segmentation has
             bodies.
@@ -53,6 +70,7 @@ class EmbedConfig:
         commit_seconds: For how long boxes gather before they share a commit; a kill costs so much
             work, and the box in flight.
         scheduled: Whether the run gives way, and counts as done, while another one lives.
+        allow_functions: Packages whose functions a view may run.
     """
 
     image: str
@@ -72,11 +90,16 @@ class EmbedConfig:
     missing_image: MissingImage = "error"
     missing_segmentation: MissingSegmentation = "background"
     read_mb: int = READ_MB
+    read_ahead: int = READ_AHEAD
+    cache_mb: int = CACHE_MB
+    disk_cache: str | None = None
+    disk_cache_gb: float = DISK_CACHE_GB
     workers: int = 1
     agglomeration: str | None = None
     retry_failed: bool = False
     commit_seconds: float = COMMIT_SECONDS
     scheduled: bool = False
+    allow_functions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""
@@ -97,10 +120,26 @@ class EmbedConfig:
         for flag, count in (("--read-mb", self.read_mb), ("--workers", self.workers)):
             if count < 1:
                 raise RequestError(f"{flag} {count} is too few to work with; give 1 or more")
+        for flag, count in (("--read-ahead", self.read_ahead), ("--cache-mb", self.cache_mb)):
+            if count < 0:
+                raise RequestError(f"{flag} {count} is less than nothing; give 0 for none, or more")
+        self._check_copies()
         if not 0 <= self.commit_seconds <= _LONGEST_COMMIT_S:
             raise RequestError(
                 f"--commit-seconds {self.commit_seconds:g} is none to work with: so much work is "
                 f"lost with a worker; give 0 to {_LONGEST_COMMIT_S:g}"
+            )
+
+    def _check_copies(self) -> None:
+        if self.disk_cache is not None and objects.local_path(self.disk_cache) is None:
+            raise RequestError(
+                f"--disk-cache {objects.redacted(self.disk_cache)} is not on this machine; it is "
+                "for copies that are nearer than what they are of: give a local directory"
+            )
+        if not (math.isfinite(self.disk_cache_gb) and self.disk_cache_gb > 0):
+            raise RequestError(
+                f"--disk-cache-gb {self.disk_cache_gb:g} leaves no room for copies; give more than "
+                "0, or leave --disk-cache out"
             )
 
     def to_json(self) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import apache_beam as beam
 
 from pipelines.embed.plan import EmbedPlan
 from transforms.accounts import CloseTheRun
-from transforms.boxes import EmbedBoxes, OweBoxes
+from transforms.boxes import EmbedBoxes
 from transforms.nodes import GroupNodes
+from transforms.owing import OweBoxes
 from transforms.standing import StandingBoxes
 from transforms.walk import SampleNodes
 from volumes import agglomeration, seals, store

@@ -8,17 +8,24 @@ beside the peak of a fresh process:
 - what a batch keeps alive in the network, by ``segclr.config.activation_bytes_per_crop``.
 - the voxels of a box: image and segmentation, and the chunks in flight while they are read; the
   transaction in which unsharded volumes are read holds all of theirs until the box is in memory.
+- the same again for each box that is read ahead.
+- the pool of decoded chunks, full; where there is one, no transaction holds any.
+- where remote objects are copied to disk, those of a box, whole: at most as large as decoded.
 - from the second box on, what the C library keeps of freed blocks in the heaps of its threads: up
   to twice a box's arrays and a batch, and no more than a bound, as measured.
 - the sampler's working arrays, a few times a cell's voxels.
 - an agglomeration table, while it is loaded, and the bodies beside the ids that are mapped to them.
 """
 
+import math
+
 from segclr.config import activation_bytes_per_crop
 from segclr.sampler import cells_box
 from transforms.work import EmbedWork
+from volumes.caching.remote import refusal
 from volumes.geometry import Box, ChunkGrid, vec
 from volumes.reading import decoded_bytes
+from volumes.spec import VolumeSpec
 
 _LIBRARIES = 900 << 20
 _RETAINED = 300 << 20
@@ -29,6 +36,9 @@ _ID_BYTES = 8
 
 # Of an agglomeration table while it is loaded.
 _PAIR_BYTES = 60
+
+# What boxes that are read ahead may take, unless there is to be none.
+_AHEAD = 1 << 30
 
 # Working arrays of the sampler, in times the bytes of a cell's ids.
 _SAMPLER = 5
@@ -50,7 +60,20 @@ def peak_bytes(work: EmbedWork, occupied: list[int] | None, boxes: int) -> int:
     weights = round(_WEIGHTS * work.model.weights_bytes)
     sampler = _sampler_bytes(work, indices[0])
     table = 0 if work.agglomeration is None else _PAIR_BYTES * work.agglomeration.pairs
-    return _LIBRARIES + weights + batch + arrays + flying + retained + sampler + table
+    reading = (1 + work.read_ahead) * arrays + max(1, work.read_ahead) * flying + work.cache_bytes
+    return _LIBRARIES + weights + batch + reading + retained + sampler + table
+
+
+def fitting_read_ahead(work: EmbedWork, asked: int) -> int:
+    """How many boxes are read ahead: as many as asked that fit into a gigabyte, at least one.
+
+    Args:
+        work: The run.
+        asked: The most; 0 for none.
+    """
+    index = inner_box(work.grid)
+    each = _array_bytes(work, index) + _flying_bytes(work, index)
+    return min(asked, max(1, _AHEAD // each))
 
 
 def _array_bytes(work: EmbedWork, index: int) -> int:
@@ -60,17 +83,26 @@ def _array_bytes(work: EmbedWork, index: int) -> int:
 
 
 def _flying_bytes(work: EmbedWork, index: int) -> int:
-    """Decoded chunks at once: those a transaction holds to its end, and others in flight."""
-    held = others = 0
+    """Chunks at once: those a transaction holds to its end, others in flight, and their copies."""
+    held = others = whole = 0
     for volume, box in (
         (work.image, work.read_box(index)),
         (work.segmentation, work.labels_box(index)),
     ):
-        if volume.read_chunk == volume.write_chunk:
-            held += decoded_bytes(volume, box)
-        else:
+        copied = work.copies is not None and refusal(volume) is None
+        chunk_by_chunk = volume.read_chunk != volume.write_chunk
+        if copied or chunk_by_chunk or work.cache_bytes:
             others += decoded_bytes(volume, box)
-    return held + min(work.bytes_in_flight, others)
+        else:
+            held += decoded_bytes(volume, box)
+        if copied:
+            whole += _stored_bytes(volume, box)
+    return held + min(work.bytes_in_flight, others) + whole
+
+
+def _stored_bytes(volume: VolumeSpec, box: Box) -> int:
+    """Bytes of the stored objects under a box, if nothing compressed them."""
+    return volume.write_grid.count_meeting(box) * math.prod(volume.write_chunk) * volume.itemsize
 
 
 def box_bytes(work: EmbedWork, index: int) -> int:

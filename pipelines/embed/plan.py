@@ -8,9 +8,11 @@ from pipelines.embed.estimate import Estimate, assumptions
 from pipelines.embed.resolving import resolved
 from pipelines.text import bytes_text, shape_text
 from segclr.sampler import NAME, VERSION
+from transforms.reading import input_volume
 from transforms.work import EmbedWork
 from volumes import objects, provenance, store
 from volumes.agglomeration import Table
+from volumes.caching.remote import copied, refusal
 from volumes.errors import RequestError
 from volumes.geometry import Vec3, same_voxel_size
 from volumes.opening import open_volume
@@ -91,7 +93,10 @@ class EmbedPlan:
             "image": work.image.to_json(),
             "segmentation": work.segmentation.to_json(),
             "agglomeration": work.agglomeration and work.agglomeration.to_json(),
-            "guards": {"image": _guard(work.image), "segmentation": _guard(work.segmentation)},
+            "guards": {
+                "image": _guard(work, work.image),
+                "segmentation": _guard(work, work.segmentation),
+            },
             "grid": work.grid.to_json(),
             "halo": list(work.halo),
             "nodes": _nodes_json(self.source, work.spacing_nm),
@@ -99,6 +104,9 @@ class EmbedPlan:
             "missing_image": work.missing_image,
             "missing_segmentation": work.missing_segmentation,
             "bytes_in_flight": work.bytes_in_flight,
+            "read_ahead": work.read_ahead,
+            "cache_bytes": work.cache_bytes,
+            "copies": None if work.copies is None else dataclasses.asdict(work.copies),
             "estimate": dataclasses.asdict(self.estimate),
             "warnings": list(self.warnings),
         }
@@ -115,6 +123,7 @@ class EmbedPlan:
         often = "too many chunks to tell how often each"
         if cost.chunk_reads is not None:
             often = f"each chunk about {cost.chunk_reads:.3g} times"
+        guards = [_GUARDS[_guard(work, spec)] for spec in (image, segmentation)]
         return [
             f"image: {image.source}, {image.format} {image.dtype}, voxels {image.domain}",
             f"segmentation: {segmentation.source}, {segmentation.format} {segmentation.dtype}, "
@@ -130,8 +139,9 @@ class EmbedPlan:
             f"time: about {_duration(cost.seconds)} ({assumptions(work)})",
             f"memory: at most about {bytes_text(cost.peak_bytes)} a worker, "
             f"{self.config.workers} of them",
-            f"held still while a box is read: image by {_GUARDS[_guard(image)]}, segmentation by "
-            f"{_GUARDS[_guard(segmentation)]}",
+            f"reading: {_ahead(work)}, {_kept(work)}",
+            *self._copies_line(),
+            f"held still while a box is read: image by {guards[0]}, segmentation by {guards[1]}",
             f"store: {work.generation.store}{self._found()}; a database for each "
             f"{shape_text(work.generation.block)} boxes",
             *(f"warning: {w}" for w in self.warnings),
@@ -144,6 +154,14 @@ class EmbedPlan:
             f"bodies: {self.work.agglomeration.pairs:,} supervoxels belong to another body, by "
             f"{self.config.agglomeration}"
         ]
+
+    def _copies_line(self) -> list[str]:
+        copies = self.work.copies
+        if copies is None:
+            return []
+        each = "; ".join(_copied(spec) for spec in (self.work.image, self.work.segmentation))
+        room = bytes_text(copies.budget_bytes)
+        return [f"copies: at most {room} in {copies.directory}, for all who use it; {each}"]
 
     def _found(self) -> str:
         if self.work.renew:
@@ -209,8 +227,29 @@ def _continued(work: EmbedWork, standing: dict[str, Any]) -> EmbedWork:
     return dataclasses.replace(work, image=image, segmentation=segmentation)
 
 
-def _guard(spec: VolumeSpec) -> Guard:
-    return guard(open_volume(spec))
+def _guard(work: EmbedWork, spec: VolumeSpec) -> Guard:
+    return guard(input_volume(work, spec))
+
+
+def _ahead(work: EmbedWork) -> str:
+    if not work.read_ahead:
+        return "one box after the other"
+    boxes = "1 box" if work.read_ahead == 1 else f"{work.read_ahead} boxes"
+    return f"{boxes} ahead while one is encoded and others are committed"
+
+
+def _kept(work: EmbedWork) -> str:
+    if not work.cache_bytes:
+        return "no chunk kept for the next box"
+    return f"{bytes_text(work.cache_bytes)} of decoded chunks kept a worker"
+
+
+def _copied(spec: VolumeSpec) -> str:
+    """Whether an input is copied to disk, and if not, why not."""
+    why = refusal(spec)
+    if why is None and not copied(open_volume(spec)):
+        why = "its storage gives no generations (ETags) by which a change is told"
+    return f"{spec.kind}: yes" if why is None else f"{spec.kind}: none, since {why}"
 
 
 def _nodes_json(source: NodeSource | None, spacing_nm: float | None) -> dict[str, Any]:

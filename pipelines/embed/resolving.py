@@ -8,6 +8,7 @@ from typing import Any
 from pipelines.embed.blocks import block_for
 from pipelines.embed.config import EmbedConfig
 from pipelines.embed.estimate import Estimate, estimate
+from pipelines.embed.memory import fitting_read_ahead
 from pipelines.text import bytes_text
 from segclr.errors import ModelError
 from segclr.model import ModelSpec, resolve_model
@@ -16,6 +17,7 @@ from segclr.skeletons import thin
 from transforms.work import EmbedWork
 from volumes import agglomeration, objects, store, tables
 from volumes.agglomeration import Table
+from volumes.caching.disk import Copies
 from volumes.errors import RequestError
 from volumes.generation import Generation
 from volumes.geometry import Box, ChunkGrid, Vec, Vec3, vec
@@ -117,12 +119,25 @@ def resolved(config: EmbedConfig, generation: str, standing: dict[str, Any] | No
         agglomeration=None if table is None else agglomeration.named(output, table),
         retry_failed=config.retry_failed,
         commit_seconds=config.commit_seconds,
+        cache_bytes=config.cache_mb * 10**6,
+        copies=_copies(config),
     )
+    work = dataclasses.replace(work, read_ahead=fitting_read_ahead(work, config.read_ahead))
     found = _survey(source, grid, image.voxel_size_nm)
     cost = estimate(work, found)
     _refuse_too_large(cost, config.workers)
     work = _placed(config, work, found, cost, standing)
     return Resolved(work, source, found, cost, identity, table)
+
+
+def _copies(config: EmbedConfig) -> Copies | None:
+    """Where what is read over a network is kept."""
+    path = None if config.disk_cache is None else objects.local_path(config.disk_cache)
+    if path is None:
+        return None
+    copies = Copies(os.path.abspath(path), round(config.disk_cache_gb * 10**9))
+    copies.check()
+    return copies
 
 
 def recipe_of(identity: dict[str, Any]) -> str:
@@ -176,6 +191,7 @@ def _volume(config: EmbedConfig, volume: str, kind: Any) -> VolumeSpec:
         voxel_size_nm=config.voxel_size_nm,
         origin_vx=config.origin_vx,
         axes=config.axes,
+        allow_functions=config.allow_functions,
     )
 
 

@@ -12,7 +12,7 @@ NO_TABLE = "none"
 """As the agglomeration table: there is none any more."""
 
 # Fields that say how this run works, and not what the store is brought to.
-_RUNNING = ("store", "workers", "scheduled")
+_RUNNING = ("store", "workers", "scheduled", "disk_cache", "allow_functions")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,9 +35,14 @@ class ReprocessConfig:
         missing_image: What an image chunk that is not stored means under a mask.
         missing_segmentation: What a segmentation chunk that is not stored means.
         read_mb: Decoded megabytes under way at once.
+        read_ahead: Boxes that are read while one is encoded.
+        cache_mb: Decoded megabytes that a process keeps.
+        disk_cache: Directory for copies; None for none, whatever the store's request had.
+        disk_cache_gb: What the copies may take.
         workers: Local processes.
         commit_seconds: For how long boxes gather before they share a commit.
         scheduled: Whether the run gives way, and counts as done, while another one lives.
+        allow_functions: Packages whose functions a view may run; each run lists them itself.
     """
 
     store: str
@@ -55,9 +60,14 @@ class ReprocessConfig:
     missing_image: MissingImage | None = None
     missing_segmentation: MissingSegmentation | None = None
     read_mb: int | None = None
+    read_ahead: int | None = None
+    cache_mb: int | None = None
+    disk_cache: str | None = None
+    disk_cache_gb: float | None = None
     workers: int = 1
     commit_seconds: float | None = None
     scheduled: bool = False
+    allow_functions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""
@@ -84,6 +94,8 @@ class ReprocessConfig:
             output=self.store,
             workers=self.workers,
             scheduled=self.scheduled,
+            disk_cache=self.disk_cache,
+            allow_functions=self.allow_functions,
             retry_failed=False,
             **given,
         )

@@ -13,8 +13,9 @@ from tests.pipelines import embed_case
 from tests.pipelines.embed_case import SIZE_NM, Case, direct, rows_by_node, run
 from transforms import boxes, ranges, walk
 from transforms.accounts import CloseTheRun
-from transforms.boxes import EmbedBoxes, OweBoxes
+from transforms.boxes import EmbedBoxes
 from transforms.nodes import GroupNodes
+from transforms.owing import OweBoxes
 from transforms.work import EmbedWork
 from volumes import commits, partition, seals, store
 from volumes.commits import Change

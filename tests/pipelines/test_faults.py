@@ -7,7 +7,10 @@ every box is attempted exactly as often as the schedule says.
 import collections
 import dataclasses
 import functools
+import os
 import pathlib
+import tempfile
+import threading
 
 import pytest
 
@@ -60,6 +63,7 @@ class Faulty:
     def installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         real_read, real_embed = boxes.read_input, boxes.embed_box
         real_commit, real_end = commits.commit_boxes, commits._commit
+        under_way = threading.local()
 
         def read(work, inputs, box):
             key = work.key(box.index)
@@ -74,21 +78,24 @@ class Faulty:
             return output
 
         def commit(where, changes, fence):
-            def end(part, transaction):
-                for change in changes:
-                    self(change.box, "in the commit")
-                real_end(part, transaction)
-
-            monkeypatch.setattr(commits, "_commit", end)
-            stands = real_commit(where, changes, fence)
-            monkeypatch.setattr(commits, "_commit", real_end)
+            under_way.changes = changes
+            try:
+                stands = real_commit(where, changes, fence)
+            finally:
+                under_way.changes = ()
             for change in changes:
                 self(change.box, "after the commit")
             return stands
 
+        def end(part, transaction):
+            for change in getattr(under_way, "changes", ()):
+                self(change.box, "in the commit")
+            real_end(part, transaction)
+
         monkeypatch.setattr(boxes, "read_input", read)
         monkeypatch.setattr(boxes, "embed_box", encode)
         monkeypatch.setattr(commits, "commit_boxes", commit)
+        monkeypatch.setattr(commits, "_commit", end)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +140,7 @@ def test_every_schedule_ends_in_the_same_store(
     faulty = Faulty(keys, schedule)
     faulty.installed(monkeypatch)
     monkeypatch.setattr(boxes, "COMMIT_BOXES", 1)
-    config = case.config(str(tmp_path / "store"))
+    config = case.config(str(tmp_path / "store"), read_ahead=0)
     failures, result = until_done(config)
     assert failures == sum(f.times for f in schedule)
     assert not any(faulty.left.values())
@@ -158,11 +165,42 @@ def test_boxes_that_share_a_commit_share_its_fate(
     faulty = Faulty(keys, [Fault(5, "in the commit"), Fault(9, "after the commit")])
     faulty.installed(monkeypatch)
     monkeypatch.setattr(boxes, "COMMIT_BOXES", 4)
-    failures, _ = until_done(case.config(str(tmp_path / "store")))
+    failures, _ = until_done(case.config(str(tmp_path / "store"), read_ahead=0))
     assert failures == 2
     # The first four were committed; the four with number 5 were done again; number 9 was durable.
     assert [faulty.seen[k, "before read"] for k in keys[:12]] == [1] * 4 + [2] * 4 + [1] * 4
     assert rows_by_node(str(tmp_path / "store")) == rows
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        *([Fault(3, step)] for step in STEPS),
+        [Fault(i, step) for i, step in enumerate(STEPS)],
+        [Fault(0, "after the commit"), Fault(5, "in the commit", times=2), Fault(6, "after read")],
+    ],
+    ids=lambda s: "; ".join(f"{f.box} {f.step} x{f.times}" for f in s),
+)
+def test_what_overlaps_ends_in_the_same_store(
+    case: Case, undisturbed, tmp_path: pathlib.Path, monkeypatch, schedule: list[Fault]
+) -> None:
+    """Boxes are read ahead and committed behind; a failure costs those under way, and no more."""
+    keys, rows = undisturbed
+    faulty = Faulty(keys, schedule)
+    faulty.installed(monkeypatch)
+    monkeypatch.setattr(boxes, "COMMIT_BOXES", 1)
+    config = case.config(str(tmp_path / "store"), read_ahead=2)
+    failures, result = until_done(config)
+    # Two faults of one attempt fail it once.
+    assert 1 <= failures <= sum(f.times for f in schedule)
+    assert not any(faulty.left.values())
+    assert result.embeddings_total == len(rows)
+    assert rows_by_node(str(tmp_path / "store")) == rows
+    sealed = seals.seal(embed.plan(config).work.generation, "0_0_0")
+    assert (sealed.boxes, sealed.undone_boxes, sealed.failed_boxes) == (len(keys), 0, 0)
+    # Under way are two reads, a box that is encoded, one that gathers and one that is committed.
+    attempts = sum(n for (_, step), n in faulty.seen.items() if step == "before read")
+    assert attempts <= len(keys) + 5 * failures
 
 
 def failing_reads(monkeypatch, bad: dict[str, int]) -> collections.Counter[str]:
@@ -261,11 +299,19 @@ def test_a_failure_of_the_run_stops_it_at_once(
         return real(work, inputs, box)
 
     monkeypatch.setattr(boxes, "read_input", read)
-    plan = embed.plan(case.config(str(tmp_path / "store")))
+    plan = embed.plan(case.config(str(tmp_path / "store"), read_ahead=0))
     with pytest.raises(RunError, match="PERMISSION_DENIED"):
         run(plan)
     assert len(tried) == 3
     assert partition.listed(plan.work.generation.partition("0_0_0"), "failed") == []
+
+
+def replace_with_itself(path: pathlib.Path) -> None:
+    """As storage does it: whole, and whoever else does the same at that time."""
+    handle, name = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(handle, "wb") as file:
+        file.write(path.read_bytes())
+    os.replace(name, path)
 
 
 def test_a_volume_that_does_not_hold_still_is_read_again(
@@ -278,7 +324,7 @@ def test_a_volume_that_does_not_hold_still_is_read_again(
     def stamped(volume, box, *, last: int = 2):
         looks.append(volume.spec.kind)
         if volume.spec.kind == "image" and looks.count("image") <= last:
-            shard.write_bytes(shard.read_bytes())
+            replace_with_itself(shard)
         return real(volume, box)
 
     monkeypatch.setattr(boxes, "_PAUSE_S", 0.0)

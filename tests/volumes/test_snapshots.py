@@ -167,7 +167,7 @@ def test_what_tells_of_the_data_and_what_of_the_storage(
         def __getitem__(self, index):
             return self
 
-        def read(self, batch):
+        def read(self, batch, order):
             return self
 
         def result(self):
