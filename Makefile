@@ -19,6 +19,8 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.embed
 	$(BIN)/python -m benchmarks.reprocess
 	$(BIN)/python -m benchmarks.commit
+	$(BIN)/python -m benchmarks.storage
+	$(BIN)/python -m benchmarks.access
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -11,10 +11,16 @@ tensorflow, keras     the network; one distribution, `tensorflow`, which also se
 numpy, pyarrow        arrays; tables and Parquet, and the raw snappy codec (BSD-3, Apache-2.0)
 google-cloud-storage  whole objects on gs:// (Apache-2.0)
 h5py                  reads HDF5 (BSD-3)
-pillow                decodes PNG sections (MIT-CMU)
+pillow                decodes PNG and JPEG sections, and TIFF pages that tifffile cannot (MIT-CMU)
+tifffile              reads TIFF, tiled, stacked and BigTIFF (BSD-3)
+mrcfile, nibabel      read the headers of MRC and NIfTI (BSD-3, MIT)
 pyyaml                --config files (MIT)
 tqdm                  the progress bar (MPL-2.0 and MIT)
 matplotlib            the demo's picture (PSF-like)
+
+For the tests alone, besides their tools: the clients whose volumes are read and who read ours:
+cloud-volume (BSD-3, of whose dependencies some are LGPL), zarr (MIT), ome-zarr-models (MIT),
+neuroglancer (Apache-2.0); pyspng-seunglab (BSD), which cloud-volume's PNG chunks need.
 """
 
 import pathlib
@@ -43,18 +49,26 @@ setup(
         "google-cloud-storage>=2.18,<4",
         "h5py>=3.11,<3.15",
         "pillow>=11,<13",
+        "tifffile>=2025.1,<2027",
+        "mrcfile>=1.5,<2",
+        "nibabel>=5.3,<6",
         "pyyaml>=6,<7",
         "tqdm>=4.66,<5",
         "matplotlib>=3.11,<4",
     ],
     extras_require={
         "dev": [
+            "cloud-volume>=12.10,<13",
             "hypothesis>=6.160,<7",
             "mypy>=2.1,<3",
+            "neuroglancer>=2.40,<3",
+            "ome-zarr-models>=1.6,<2",
+            "pyspng-seunglab>=1.1,<2",
             "pytest>=8.3,<10",
             "ruff>=0.17,<0.18",
             "scikit-learn>=1.5,<2",
             "types-PyYAML>=6,<7",
+            "zarr>=3.1,<4",
         ],
     },
     entry_points={"console_scripts": ["segclr-beam=launch.cli:main"]},

@@ -39,7 +39,7 @@ import apache_beam as beam
 import numpy as np
 
 from benchmarks.machine import describe, met, table
-from pipelines import demo, embed, ingest
+from pipelines import demo, embed, ingest, writing
 from pipelines.demo.phantom import PhantomConfig
 from segclr.crops import crop_box
 from segclr.encoder import Encoder, shared_encoder
@@ -47,9 +47,10 @@ from segclr.sampler import sample_sites
 from transforms import boxes
 from volumes import commits
 from volumes.geometry import ChunkGrid, Vec3, voxels_at
-from volumes.opening import open_volume, resolve_volume
+from volumes.opening import open_volume
 from volumes.reading import decoded_bytes, read_box
-from volumes.writing import VolumeLayout, create_volume
+from volumes.resolving import resolve_volume
+from volumes.writing import Target, VolumeLayout, create_levels
 
 NARROW = "untrained:width=4,input=65"
 _SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
@@ -120,9 +121,9 @@ def prepare_input(folder: pathlib.Path) -> Input:
                 **more,
             )
         )
-        ingest.prepare(plan)
-        run_graph(lambda root, plan=plan: ingest.build(root, plan))
-        ingest.finish(plan)
+        writing.prepare(plan, "a benchmark")
+        run_graph(lambda root, plan=plan: writing.build(root, plan))
+        writing.finish(plan)
     archive = _SHARED / "reference" / "segclr_tf2_legacy_ckpt.tar.xz"
     full = "untrained:width=64"
     if archive.exists():
@@ -337,7 +338,7 @@ def planning(found: Input) -> None:
                 chunk=(64, 64, 64),
                 shard=(512, 512, 512),
             )
-            create_volume(str(found.folder / f"{name}-{power}"), layout, {})
+            create_levels([Target(str(found.folder / f"{name}-{power}"), layout)], {})
         config = embed.EmbedConfig(
             image=str(found.folder / f"em-{power}"),
             segmentation=str(found.folder / f"seg-{power}"),
