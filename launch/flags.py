@@ -7,46 +7,76 @@ without a table in between. Those of the jobs that look after a store are in ``s
 import argparse
 from typing import Any
 
-from launch.parsers import Job, Parser, cube, floats, integer, integers, number, scheduled, store
+from launch.inspect_flags import INSPECT_JOBS
+from launch.parsers import (
+    Job,
+    Parser,
+    cube,
+    floats,
+    functions,
+    integer,
+    integers,
+    number,
+    scheduled,
+    store,
+)
 from launch.store_flags import STORE_JOBS
+from launch.volume_flags import VOLUME_JOBS, layout
 
 
 def _ingest(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to read")
-    group.add_argument("--source", metavar="PATH", help="a directory of PNG sections, .h5 or .npy")
-    group.add_argument("--dataset", metavar="NAME", help="the dataset in an HDF5 file")
     group.add_argument(
-        "--axes", metavar="zyx", help="stored axes of an HDF5 or NPY array, slowest first"
+        "--source",
+        metavar="PATH",
+        help="a directory of sections (PNG, JPEG, TIFF), or a file: HDF5, NPY, TIFF stack, MRC, "
+        "NIfTI",
+    )
+    group.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="the dataset in an HDF5 file; several between commas, or a group of them, where they "
+        "have attributes resolution and offset (nm, stored order)",
+    )
+    group.add_argument(
+        "--axes",
+        metavar="zyx",
+        help="stored axes of an array, slowest first, where the source does not state them",
+    )
+    group.add_argument(
+        "--missing-sections",
+        choices=("refuse", "blank", "nearest"),
+        default="refuse",
+        help="what a missing section is: an error, zeros, or a copy of the nearest one "
+        "(default refuse)",
     )
     group.add_argument(
         "--kind", choices=("image", "segmentation"), help="what the voxels are: grey values or ids"
     )
     group.add_argument(
-        "--voxel-size", dest="voxel_size_nm", type=floats, metavar="X,Y,Z", help="voxel size in nm"
+        "--voxel-size",
+        dest="voxel_size_nm",
+        type=floats,
+        metavar="X,Y,Z",
+        help="voxel size in nm, where the source states none",
     )
     group.add_argument(
         "--origin",
         dest="origin_vx",
         type=integers,
-        default=(0, 0, 0),
         metavar="X,Y,Z",
-        help="frame coordinate of the first voxel, in voxels (default 0,0,0)",
+        help="frame coordinate of the first voxel, in voxels (default: what the source states, or "
+        "0,0,0)",
     )
     group = parser.add_argument_group("what to write")
-    group.add_argument("--output", metavar="URL", help="the zarr3 volume to make")
+    group.add_argument("--output", metavar="URL", help="a new or empty directory")
     group.add_argument(
-        "--chunk",
-        type=cube,
-        default=(64, 64, 64),
-        metavar="X,Y,Z",
-        help="voxels of a chunk (default 64,64,64)",
+        "--dtype",
+        choices=("uint8", "uint16", "uint32", "uint64"),
+        help="dtype of the volume; a voxel whose value it does not hold is an error (default: the "
+        "source's)",
     )
-    group.add_argument(
-        "--shard",
-        type=cube,
-        metavar="X,Y,Z",
-        help="voxels of a shard, whole chunks (default: chosen)",
-    )
+    layout(group)
     group.add_argument(
         "--memory-mb",
         type=integer,
@@ -87,6 +117,7 @@ def _inputs(parser: argparse.ArgumentParser) -> Any:
         metavar="X,Y,Z",
         help="voxel size in nm that picks a level of multiscale volumes",
     )
+    functions(group)
     return group
 
 
@@ -151,6 +182,40 @@ def _computing(parser: argparse.ArgumentParser, config: dict[str, Any]) -> None:
     )
 
 
+def _reading(parser: argparse.ArgumentParser, config: dict[str, Any]) -> None:
+    """How embed and reprocess read; ``config`` has the defaults, none for reprocess."""
+    group = parser.add_argument_group("how to read (changes no result)")
+    group.add_argument(
+        "--read-ahead",
+        type=integer,
+        default=config.get("read_ahead"),
+        metavar="N",
+        help="boxes read while one is encoded, as far as they fit into 1 GB; 0 for one thing after "
+        "the other (default 2)",
+    )
+    group.add_argument(
+        "--cache-mb",
+        type=integer,
+        default=config.get("cache_mb"),
+        metavar="MB",
+        help="decoded chunks a worker keeps for the next boxes, whose halos overlap; each is asked "
+        "about before it is used again; 0 for none (default 256)",
+    )
+    group.add_argument(
+        "--disk-cache",
+        metavar="DIR",
+        help="keep copies of what is read over http, gs or s3 in this local directory, which "
+        "processes may share; each is asked about before it is used",
+    )
+    group.add_argument(
+        "--disk-cache-gb",
+        type=number,
+        default=config.get("disk_cache_gb"),
+        metavar="GB",
+        help="what the copies may take; those used longest ago go first (default 20)",
+    )
+
+
 def _embed(parser: argparse.ArgumentParser) -> None:
     group = _inputs(parser)
     group.add_argument(
@@ -180,6 +245,7 @@ def _embed(parser: argparse.ArgumentParser) -> None:
             "commit_seconds": 5.0,
         },
     )
+    _reading(parser, {"read_ahead": 2, "cache_mb": 256, "disk_cache_gb": 20.0})
     group = parser.add_argument_group("what to write")
     group.add_argument("--output", metavar="URL", help="the embedding store")
     group.add_argument(
@@ -199,6 +265,7 @@ def _reprocess(parser: argparse.ArgumentParser) -> None:
     )
     _inputs(parser)
     _computing(parser, {})
+    _reading(parser, {})
 
 
 def _export(parser: argparse.ArgumentParser) -> None:
@@ -229,11 +296,12 @@ JOBS: dict[str, Job] = {
     for job in (
         Job(
             "ingest",
-            "image sections (PNG), HDF5 or NPY -> a volume",
+            "sections (PNG, JPEG, TIFF), TIFF stacks, HDF5, NPY, MRC or NIfTI -> a volume",
             "segclr-beam ingest --source em/ --kind image --voxel-size 10,10,10 --output em.zarr",
-            ("source", "kind", "voxel_size_nm", "output"),
+            ("source", "kind", "output"),
             _ingest,
         ),
+        *VOLUME_JOBS,
         Job(
             "embed",
             "image + segmentation + nodes -> an embedding store",
@@ -257,6 +325,7 @@ JOBS: dict[str, Job] = {
             _export,
         ),
         *STORE_JOBS,
+        *INSPECT_JOBS,
         Job(
             "demo",
             "all of it on a sample volume that is made on the spot",

@@ -14,7 +14,8 @@ import apache_beam as beam
 from launch import console, progress, runner
 from launch.cli import DONE, FAILED, WRONG
 from launch.console import Console
-from pipelines import embed, export, ingest, reprocess
+from pipelines import convert, downsample, embed, export, ingest, reprocess, writing
+from pipelines.io import io_line, io_summary
 from volumes import objects, partition, runs, store
 from volumes.commits import Fence
 from volumes.errors import RequestError, RunError
@@ -219,27 +220,42 @@ def _config(cls: Any, parsed: argparse.Namespace) -> Any:
 
 def run_ingest(config: ingest.IngestConfig, running: Running) -> Summary:
     """Make a volume."""
-    plan = ingest.plan(config)
+    return write_volume(ingest.plan(config), running)
+
+
+def run_convert(config: convert.ConvertConfig, running: Running) -> Summary:
+    """Make a volume of a volume."""
+    return write_volume(convert.plan(config), running)
+
+
+def run_downsample(config: downsample.DownsampleConfig, running: Running) -> Summary:
+    """Make coarser levels of a volume."""
+    return write_volume(downsample.plan(config), running)
+
+
+def write_volume(plan: writing.WritePlan, running: Running) -> Summary:
+    """Run a job that writes a volume."""
     if running.planned(plan.lines()):
         return {"dry_run": True, "plan": plan.to_json()}
-    prepared = ingest.prepare(plan)
-    counts: runner.Counts = {}
+    prepared = writing.prepare(plan, running.command)
+    counts = runner.Counts()
     if prepared.pending:
-        where = objects.join(plan.job.output, "segclr-beam", "slabs")
-        watch = Watch(lambda: len(objects.names(where)), prepared.slabs, "slabs")
-        counts = running.pipeline(lambda root: ingest.build(root, plan), watch)
+        watch = Watch(lambda: writing.units_done(plan), prepared.units, "units")
+        counts = running.pipeline(lambda root: writing.build(root, plan), watch)
     else:
         running.out.say(prepared.line())
-    done = ingest.finish(plan)
-    written = counts.get("slabs", 0)
+    done = writing.finish(plan)
+    ratio = done["bytes_raw"] / max(1, done["bytes_stored"])
     running.out.say(
-        f"{plan.job.output}: {done['voxels']:,} voxels in {done['slabs']:,} slabs, "
-        f"{written:,} written now",
+        f"{plan.output}: {done['voxels']:,} voxels in {done['units']:,} units, "
+        f"{counts.get('units', 0):,} written now; {done['bytes_stored']:,} bytes stored, "
+        f"{ratio:.2f} times fewer than raw",
         *(f"warning: {w}" for w in plan.warnings),
     )
     return {
         **done,
-        "slabs_skipped": done["slabs"] - written,
+        "units_written": counts.get("units", 0),
+        "units_skipped": counts.get("units_skipped", 0) if prepared.pending else done["units"],
         "bytes_read": counts.get("bytes_read", 0),
         "warnings": list(plan.warnings),
     }
@@ -251,6 +267,7 @@ def run_embed(config: embed.EmbedConfig, running: Running) -> Summary:
     if running.planned(plan.lines()):
         return {"dry_run": True, "plan": plan.to_json()}
     url = plan.work.generation.store
+    counts = runner.Counts()
     if plan.complete is not None:
         result = embed.found_complete(plan)
         running.out.say(
@@ -261,9 +278,9 @@ def run_embed(config: embed.EmbedConfig, running: Running) -> Summary:
         embed.prepare(plan, running.command)
         with _registered(plan, config.scheduled, running) as plan:
             watch = Watch(lambda: _boxes_committed(plan), plan.estimate.boxes, "boxes")
-            running.pipeline(lambda root: embed.build(root, plan), watch)
+            counts = running.pipeline(lambda root: embed.build(root, plan), watch)
             result = embed.finish(plan)
-    return embedded(plan, result, running)
+    return embedded(plan, result, counts, running)
 
 
 def run_reprocess(config: reprocess.ReprocessConfig, running: Running) -> Summary:
@@ -276,9 +293,9 @@ def run_reprocess(config: reprocess.ReprocessConfig, running: Running) -> Summar
         watch = None  # boxes that are looked at and found as they were leave no trace
         if not plan.work.renew:
             watch = Watch(lambda: _boxes_committed(plan), plan.estimate.boxes, "boxes")
-        running.pipeline(lambda root: embed.build(root, plan), watch)
+        counts = running.pipeline(lambda root: embed.build(root, plan), watch)
         result = embed.finish(plan)
-    return embedded(plan, result, running)
+    return embedded(plan, result, counts, running)
 
 
 @contextlib.contextmanager
@@ -299,7 +316,9 @@ def _registered(
         yield dataclasses.replace(plan, work=dataclasses.replace(work, fence=fence))
 
 
-def embedded(plan: embed.EmbedPlan, result: embed.Result, running: Running) -> Summary:
+def embedded(
+    plan: embed.EmbedPlan, result: embed.Result, counts: runner.Counts, running: Running
+) -> Summary:
     """Say and sum up what a run that embeds has done.
 
     Raises:
@@ -313,6 +332,7 @@ def embedded(plan: embed.EmbedPlan, result: embed.Result, running: Running) -> S
         f"{result.embeddings:,} computed now in {result.boxes:,} boxes, "
         f"{result.boxes_skipped:,} boxes found committed{removed}; rejected now: {rejected}",
         f"model: {plan.work.model.title}",
+        *([io_line(counts)] if counts else []),
         *(f"warning: {w}" for w in plan.warnings),
     )
     summary = {
@@ -327,6 +347,7 @@ def embedded(plan: embed.EmbedPlan, result: embed.Result, running: Running) -> S
         "rejected": dict(result.rejected),
         "failed": result.failed_boxes,
         "bytes_read": result.bytes_read,
+        "io": io_summary(counts),
         "model": plan.work.model.title,
         "warnings": list(plan.warnings),
     }
@@ -360,7 +381,7 @@ def run_export(config: export.ExportConfig, running: Running) -> Summary:
     plan = export.plan(config)
     if running.planned(plan.lines()):
         return {"dry_run": True, "plan": plan.to_json()}
-    counts: runner.Counts = {}
+    counts = runner.Counts()
     if plan.complete:
         running.out.say(f"nothing to do: {plan.output} has version {plan.version} already")
     else:
@@ -387,6 +408,8 @@ def run_export(config: export.ExportConfig, running: Running) -> Summary:
 
 JOBS: dict[str, Entry] = {
     "ingest": (ingest.IngestConfig, run_ingest),
+    "convert": (convert.ConvertConfig, run_convert),
+    "downsample": (downsample.DownsampleConfig, run_downsample),
     "embed": (embed.EmbedConfig, run_embed),
     "reprocess": (reprocess.ReprocessConfig, run_reprocess),
     "export": (export.ExportConfig, run_export),

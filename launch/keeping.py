@@ -44,7 +44,7 @@ def run_diff(config: diff.DiffConfig, running: Running) -> Summary:
         if config.output is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             plan = plan.into(str(pathlib.Path(folder) / "diff.csv"))
-        counts: runner.Counts = {}
+        counts = runner.Counts()
         if plan.complete is not None:
             running.out.say(f"nothing to do: {plan.work.output} has all of this diff already")
         else:

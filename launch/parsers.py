@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+_CROP = re.compile(",".join([r"(-?\d+):(-?\d+)"] * 3))
 _NEGATIVE = re.compile(r"-[\d.]")
 
 
@@ -77,6 +78,30 @@ def cube(text: str) -> tuple[int, int, int]:
     return (side, side, side)
 
 
+def cube_or_none(text: str) -> tuple[int, int, int] | str:
+    """Three integers, one for all axes, or ``none``."""
+    return text if text == "none" else cube(text)
+
+
+def crop(text: str) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """A box ``X0:X1,Y0:Y1,Z0:Z1`` as its start and its stop."""
+    match = _CROP.fullmatch(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"a box X0:X1,Y0:Y1,Z0:Z1 is needed, got {text!r}")
+    x0, x1, y0, y1, z0, z1 = (int(n) for n in match.groups())
+    return ((x0, y0, z0), (x1, y1, z1))
+
+
+def steps(text: str) -> tuple[tuple[int, int, int], ...]:
+    """Factors of one or several steps, each ``X,Y,Z`` or one number for all axes."""
+    return tuple(cube(part) for part in text.split("/"))
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Names between commas."""
+    return tuple(w for w in text.split(",") if w)
+
+
 def number(text: str) -> float:
     """A number."""
     try:
@@ -129,6 +154,17 @@ def store(group: Any) -> None:
     group.add_argument("--store", metavar="URL", help="the embedding store")
 
 
+def functions(group: Any) -> None:
+    """Add ``--allow-functions``."""
+    group.add_argument(
+        "--allow-functions",
+        type=words,
+        default=(),
+        metavar="PKG,...",
+        help="packages whose functions a view may run",
+    )
+
+
 def scheduled(group: Any) -> None:
     """Add ``--scheduled``."""
     group.add_argument(
@@ -150,7 +186,7 @@ def job_parser(job: Job) -> Parser:
     job.add_flags(parser)
     common(parser)
     needed = [a for a in parser._actions if a.dest in job.required]
-    shown = [f"{a.option_strings[-1]} {a.metavar or a.dest.upper()}" for a in needed]
+    shown = [" ".join([*a.option_strings[-1:], _value_name(a)]) for a in needed]
     parser.usage = " ".join([parser.prog, *shown, "[flags]"])
     return parser
 
@@ -186,5 +222,10 @@ def spelled(words: Sequence[str], own: Sequence[str]) -> list[str]:
 
 def missing_flags(job: Job, parser: argparse.ArgumentParser, parsed: Any) -> Sequence[str]:
     """The flags that a job needs and did not get."""
-    flags = {a.dest: a.option_strings[-1] for a in parser._actions if a.option_strings}
-    return [flags[name] for name in job.required if getattr(parsed, name) is None]
+    names = {a.dest: (a.option_strings or [_value_name(a)])[-1] for a in parser._actions}
+    return [names[name] for name in job.required if getattr(parsed, name) is None]
+
+
+def _value_name(action: argparse.Action) -> str:
+    """What a flag's value, or a word without a flag, is called in messages."""
+    return str(action.metavar or action.dest.upper())

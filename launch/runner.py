@@ -35,7 +35,18 @@ _INTERRUPTED = (-2, 130)
 # A run that a worker's death does not hinder (it was done) has this long to end.
 _GRACE_S = 10.0
 
-Counts = dict[str, int]
+
+class Counts(dict[str, int]):
+    """Beam's counters of a run by name, summed over steps; distributions as ``name_sum``.
+
+    Attributes:
+        sets: Beam's sets of texts, by name.
+    """
+
+    def __init__(self) -> None:
+        """No counter yet."""
+        super().__init__()
+        self.sets: dict[str, frozenset[str]] = {}
 
 
 class _WorkerDied(BaseException):
@@ -237,7 +248,7 @@ def _subclasses(cls: Any) -> Iterator[Any]:
 
 def counted(result: Any) -> Counts:
     """Beam's counters of a run that has ended, by name; distributions as ``name_sum``."""
-    found: Counts = {}
+    found = Counts()
     metrics = result.metrics().query()
     for counter in metrics["counters"]:
         name = counter.key.metric.name
@@ -245,4 +256,7 @@ def counted(result: Any) -> Counts:
     for distribution in metrics["distributions"]:
         name = f"{distribution.key.metric.name}_sum"
         found[name] = found.get(name, 0) + int(distribution.committed.sum)
+    for texts in metrics.get("string_sets", ()):
+        name = texts.key.metric.name
+        found.sets[name] = found.sets.get(name, frozenset()) | frozenset(texts.committed)
     return found

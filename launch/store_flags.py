@@ -9,6 +9,9 @@ def _verify(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to check")
     store(group)
     group.add_argument(
+        "--volume", metavar="URL", help="a volume that ingest, convert or downsample wrote"
+    )
+    group.add_argument(
         "--version",
         type=integer,
         metavar="N",
@@ -18,7 +21,7 @@ def _verify(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--repair",
         action="store_true",
-        help="put damaged boxes back in the queue, so that the same embed command computes them",
+        help="put damaged boxes back in the queue, so that the same command does them again",
     )
 
 
@@ -68,9 +71,9 @@ def _compact(parser: argparse.ArgumentParser) -> None:
 STORE_JOBS: tuple[Job, ...] = (
     Job(
         "verify",
-        "is every row of an embedding store what was planned and committed?",
+        "is every row of a store, or every object of a volume, what was written?",
         "segclr-beam verify --store store",
-        ("store",),
+        (),
         _verify,
         "launch.verifying",
     ),

@@ -8,6 +8,7 @@ from pipelines import verify
 
 # The message names so many boxes; the lines before it name a hundred.
 _PLACES = 5
+_LINES = 100
 
 
 def run_verify(config: verify.VerifyConfig, running: Running) -> Summary:
@@ -16,6 +17,8 @@ def run_verify(config: verify.VerifyConfig, running: Running) -> Summary:
     Raises:
         UndoneError: Something is not as it should be, or boxes are undone or set aside.
     """
+    if config.volume is not None:
+        return _run_volume(config.volume, config.repair, running)
     plan = verify.plan(config)
     if running.planned(plan.lines()):
         return {"dry_run": True, "plan": plan.to_json()}
@@ -46,6 +49,44 @@ def run_verify(config: verify.VerifyConfig, running: Running) -> Summary:
     }
     if not result.clean:
         raise UndoneError(_left(plan, result), summary)
+    return summary
+
+
+def _run_volume(volume: str, repair: bool, running: Running) -> Summary:
+    """Check a volume.
+
+    Raises:
+        UndoneError: Something is not as it was written.
+    """
+    plan = verify.plan_volume(volume, repair=repair)
+    if running.planned(plan.lines()):
+        return {"dry_run": True, "plan": plan.to_json()}
+    # No progress: what is checked leaves no trace in storage that could be counted.
+    counts = running.pipeline(lambda root: verify.build_volume(root, plan), None)
+    result = verify.finish_volume(plan, counts, counts.sets.get("faults", ()))
+    running.out.say(
+        f"{plan.volume}: {result.units:,} units, {result.objects:,} objects, "
+        f"{result.bytes:,} bytes checked",
+        *(f"  {fault.line()}" for fault in result.named[:_LINES]),
+    )
+    summary = {
+        "volume": plan.volume,
+        "units": result.units,
+        "objects": result.objects,
+        "bytes_read": result.bytes,
+        "faults": dict(result.faults),
+        "faulty": [fault.to_json() for fault in result.named],
+        "repaired": result.repaired,
+    }
+    if result.faults:
+        found = ", ".join(f"{n:,} {kind}" for kind, n in result.faults)
+        jobs = " and ".join(name for name, _ in plan.jobs)
+        how = "" if repair else "run verify again with --repair, then "
+        raise UndoneError(
+            f"{plan.volume}: {found}. To go on: {how}the same {jobs} command again, which does "
+            "only what is not there",
+            summary,
+        )
     return summary
 
 

@@ -31,7 +31,7 @@ NODES = [
 FIRST_SHARD = pathlib.Path("em.zarr", "c", "0", "0", "0")
 """Of the image: the boxes 0_0_0, 0_0_1 and 1_1_0 read it."""
 
-LAST_SHARD = pathlib.Path("em.zarr", "c", "4", "0", "0")
+LAST_SHARD = pathlib.Path("em.zarr", "c", "0", "0", "4")
 """Of the image: only the box 4_1_1 reads it, which comes last."""
 
 EMBED = [

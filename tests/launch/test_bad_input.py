@@ -6,6 +6,7 @@ import pathlib
 import h5py
 import numpy as np
 import pytest
+import tifffile
 
 from launch.cli import main
 from tests.launch import place
@@ -90,6 +91,21 @@ def wrong_sources(wrong: pathlib.Path) -> None:
     write_sections(wrong / "gap", image[:, :, :3])
     write_sections(wrong / "gap", image[:, :, :2], first=7)
     write_sections(wrong / "cut", image[:, :, :3])[1].write_bytes(b"")
+    place_attributes = {"resolution": [40.0, 4.0, 4.0], "offset": [40.0, 6.0, 4.0]}
+    with h5py.File(wrong / "cubes.h5", "w") as file:
+        for name in ("volumes/half", "volumes/lost"):
+            file[name] = labels.T
+        file["volumes/half"].attrs.update(place_attributes)
+        file["volumes/lost"].attrs["resolution"] = place_attributes["resolution"]
+    stack = {"photometric": "minisblack", "compression": "zlib"}
+    tifffile.imwrite(wrong / "stack.tif", image.T, **stack)
+    whole = (wrong / "stack.tif").read_bytes()
+    (wrong / "short.tif").write_bytes(whole[: len(whole) // 2])
+    meta = {"axes": "ZYX", "spacing": 0.04, "unit": "um"}
+    tifffile.imwrite(
+        wrong / "sized.tif", image.T, imagej=True, resolution=(250, 250), metadata=meta
+    )
+    tifffile.imwrite(wrong / "colour.tif", np.zeros((4, 5, 6, 3), np.uint8), photometric="rgb")
 
 
 def wrong_outputs(wrong: pathlib.Path) -> None:
@@ -131,6 +147,7 @@ def sections(folder: str, *words: str) -> list[str]:
 
 
 H5 = ["ingest", "--source=wrong/two.h5", "--kind=image", "--voxel-size=10,10,10", NEW]
+CUBES = ["ingest", "--source=wrong/cubes.h5", "--kind=segmentation", NEW]
 
 # Name, words, and what the message must hold, in this order.
 WRONG: list[tuple[str, list[str], list[str]]] = [
@@ -139,7 +156,7 @@ WRONG: list[tuple[str, list[str], list[str]]] = [
     (
         "flag first",
         ["--quiet", "embed"],
-        ["the job comes first", "ingest, embed, reprocess, export, verify"],
+        ["the job comes first", "ingest, convert, downsample, embed, reprocess, export, verify"],
     ),
     (
         "unknown flag",
@@ -162,7 +179,7 @@ WRONG: list[tuple[str, list[str], list[str]]] = [
         ["embed needs --image, --segmentation, --nodes, --model, --output"],
     ),
     ("one missing", embed(nodes=""), ["embed needs --nodes; for example", "segclr-beam embed"]),
-    ("ingest bare", ["ingest"], ["needs --source, --kind, --voxel-size, --output; for example"]),
+    ("ingest bare", ["ingest"], ["needs --source, --kind, --output; for example"]),
     ("export bare", ["export"], ["export needs --store, --output"]),
     ("empty value", [*embed(), "--image="], ["--image was empty"]),
     ("no workers", embed(workers="0"), ["--workers", "at least 1 process", "got 0"]),
@@ -331,9 +348,55 @@ WRONG: list[tuple[str, list[str], list[str]]] = [
         ["float32", "ids are integers", "uint64"],
     ),
     ("unequal sections", sections("unequal"), ["em.4.png is 20 x 32", "em.1.png is 80 x 32"]),
-    ("gap", sections("gap"), ["sections 4-6 are missing between 1 and 8", "shift"]),
+    (
+        "gap",
+        sections("gap"),
+        ["sections 4-6 are missing between 1 and 8", "shift", "--missing-sections blank"],
+    ),
+    (
+        "unknown policy for missing sections",
+        sections("gap", "--missing-sections=skip"),
+        ["--missing-sections", "'skip'", "nearest"],
+    ),
+    (
+        "policy for a file",
+        sections("stack.tif", "--missing-sections=blank"),
+        ["--missing-sections blank", "stack.tif", "is a file"],
+    ),
+    ("short stack", sections("short.tif"), ["short.tif is cut short", "supply the file again"]),
+    ("colour stack", sections("colour.tif"), ["colour.tif is RGB with 3 samples", "grey"]),
+    (
+        "stack without a voxel size",
+        ["ingest", "--source=wrong/stack.tif", "--kind=image", NEW],
+        ["stack.tif states no voxel size", "--voxel-size X,Y,Z in nm"],
+    ),
+    (
+        "stack of another voxel size",
+        sections("sized.tif"),
+        ["--voxel-size 10,10,10 was given", "states 4,4,40 nm", "leave --voxel-size out"],
+    ),
+    (
+        "wide image",
+        sections("stack.tif", "--dtype=uint64"),
+        ["--dtype uint64 is no dtype of a volume of kind image", "uint8, uint16"],
+    ),
+    (
+        "offset within a voxel",
+        [*CUBES, "--dataset=volumes/half"],
+        ["an offset of 4,6,40 nm", "1,1.5,1 voxels of 4,4,40 nm"],
+    ),
+    (
+        "cube without a place",
+        [*CUBES, "--dataset=volumes/half,volumes/lost"],
+        ["/volumes/lost has no attributes resolution and offset"],
+    ),
+    (
+        "ingest of a volume",
+        ["ingest", "--source=em.zarr", "--kind=image", NEW],
+        ["em.zarr is a volume (zarr3) already", "use convert"],
+    ),
     ("empty section", sections("cut"), ["em.2.png", "supply the section again"]),
-    ("no sections", sections("plain"), ["holds no PNG files", "1 others"]),
+    ("no sections", sections("plain"), ["holds no PNG, JPEG or TIFF files", "1 others"]),
     ("axes of sections", sections("gap", "--axes=zyx"), ["--axes zyx", "leave it out"]),
     ("voxel size 0", sections("gap", "--voxel-size=0,10,10"), ["--voxel-size 0,10,10", "positive"]),
     (
@@ -380,6 +443,131 @@ WRONG: list[tuple[str, list[str], list[str]]] = [
         ["nodes.csv is a file"],
     ),
     ("export over its store", ["export", "--store=store", "--output=store"], ["is not empty"]),
+]
+
+
+# Jobs that make volumes of volumes, and their checks.
+TO_NEW = ["convert", "--input=em.zarr", NEW]
+COARSER = ["downsample", "--volume=em.zarr", NEW, "--levels=1"]
+WRONG += [
+    ("convert bare", ["convert"], ["convert needs --input, --output; for example"]),
+    ("nothing to convert", ["convert", "--input=lost", NEW], ["lost does not exist"]),
+    ("unknown volume format", [*TO_NEW, "--format=tiff"], ["--format", "'tiff'", "zarr3"]),
+    ("unknown codec", [*TO_NEW, "--codec=lzma"], ["--codec lzma is no codec known here", "zstd"]),
+    ("codec level", [*TO_NEW, "--codec=zstd:99"], ["--codec zstd:99", "1 to 22", "zstd:3"]),
+    (
+        "codec of another format",
+        [*TO_NEW, "--codec=png"],
+        ["--codec png:6 does not fit", "zarr3 has no png", "raw, zstd, gzip"],
+    ),
+    (
+        "codec of other voxels",
+        ["convert", "--input=seg.zarr", NEW, "--format=precomputed", "--codec=jpeg"],
+        ["jpeg holds uint8 voxels and these are uint64", "raw, gzip, compressed_segmentation"],
+    ),
+    (
+        "lossy ids",
+        [*TO_NEW, "--kind=segmentation", "--format=precomputed", "--codec=jpeg"],
+        ["--codec jpeg:90 changes voxels, and ids must stay"],
+    ),
+    (
+        "crop outside",
+        [*TO_NEW, "--crop=-1:9,0:9,0:9"],
+        ["--crop [-1:9, 0:9, 0:9) is not within em.zarr", "[0:80, 0:32, 0:32)"],
+    ),
+    ("crop backwards", [*TO_NEW, "--crop=9:3,0:9,0:9"], ["--crop 9:3,0:9,0:9 has no voxel"]),
+    ("crop of words", [*TO_NEW, "--crop=1,2,3"], ["--crop", "X0:X1,Y0:Y1,Z0:Z1", "'1,2,3'"]),
+    ("axes twice in a volume", [*TO_NEW, "--axes=xxz"], ["--axes xxz is no order of x, y and z"]),
+    (
+        "order that precomputed lacks",
+        [*TO_NEW, "--axes=zyx", "--format=precomputed"],
+        ["--axes zyx: precomputed stores x, y, z and no other order"],
+    ),
+    ("unknown dtype", [*TO_NEW, "--dtype=complex64"], ["--dtype complex64", "uint8, uint16"]),
+    (
+        "dtype that precomputed lacks",
+        [*TO_NEW, "--dtype=int64", "--format=precomputed"],
+        ["precomputed has no voxels of int64", "give --dtype"],
+    ),
+    (
+        "shards of n5",
+        [*TO_NEW, "--format=n5", "--shard=64"],
+        ["n5 has no shards", "--format zarr3"],
+    ),
+    ("odd shard of a volume", [*TO_NEW, "--shard=65,64,64"], ["(65, 64, 64)", "multiple of chunk"]),
+    (
+        "no Morton shard",
+        [*TO_NEW, "--format=precomputed", "--chunk=8", "--shard=8,16,8"],
+        ["--shard 8,16,8 is no shard", "Morton order", "16,8,8; 16,16,8; 16,16,16"],
+    ),
+    ("chunk 0", [*TO_NEW, "--chunk=0"], ["--chunk 0,0,0 has an axis without a voxel"]),
+    (
+        "a chunk beyond memory",
+        [*TO_NEW, "--chunk=99999999999,99999999999,99999999999"],
+        ["a memory budget of 2,048 MB does not hold", "99999999999", "--memory-mb"],
+    ),
+    ("no memory", [*TO_NEW, "--memory-mb=0"], ["--memory-mb 0 is less than 1"]),
+    ("unknown way", [*TO_NEW, "--rechunk=both"], ["--rechunk", "'both'", "staged"]),
+    ("origin too far", [*TO_NEW, "--origin=9223372036854775807,0,0"], ["--origin 92233720368"]),
+    ("scale it lacks", [*TO_NEW, "--scale=8,8,8"], ["--scale 8,8,8 names none", "10,10,10"]),
+    (
+        "convert in place",
+        ["convert", "--input=em.zarr", "--output=em.zarr"],
+        ["em.zarr is not empty"],
+    ),
+    (
+        "convert into the input",
+        ["convert", "--input=em.zarr", "--output=em.zarr/c"],
+        ["em.zarr/c lies inside the input em.zarr", "give a directory elsewhere"],
+    ),
+    (
+        "floats for ids",
+        ["convert", "--input=wrong/floats", NEW, "--kind=segmentation"],
+        ["--kind segmentation: wrong/floats has float32", "ids are integers"],
+    ),
+    ("staging with a password", [*TO_NEW, "--staging=s3://me:pw@b/x"], ["--staging s3://b/x"]),
+    ("downsample bare", ["downsample"], ["downsample needs --volume; for example"]),
+    (
+        "levels for plain zarr3",
+        ["downsample", "--volume=em.zarr"],
+        ["em.zarr is zarr3", "takes no levels", "give --output for a new one"],
+    ),
+    ("levels 0", [*COARSER, "--levels=0"], ["--levels 0 is no number of levels", "1 to 30"]),
+    ("factors 1", [*COARSER, "--factors=1,1,1"], ["--factors 1,1,1 makes nothing coarser"]),
+    ("factors of two", [*COARSER, "--factors=2,2/2"], ["--factors", "three integers", "'2,2'"]),
+    (
+        "factors beyond counting",
+        [*COARSER, "--factors=100000,100000,100000"],
+        ["--factors 100000,100000,100000 makes one voxel of", "several steps"],
+    ),
+    (
+        "mean of ids",
+        ["downsample", "--volume=seg.zarr", NEW, "--levels=1", "--method=mean"],
+        ["--method mean of seg.zarr", "the id of another segment", "mode or sparse-mode"],
+    ),
+    (
+        "mode of floats",
+        ["downsample", "--volume=wrong/floats", NEW, "--levels=1", "--method=mode"],
+        ["--method mode of wrong/floats, which is float32", "give mean"],
+    ),
+    (
+        "lossy levels of ids",
+        [
+            *("downsample", "--volume=seg.zarr", NEW, "--levels=1"),
+            *("--format=precomputed", "--codec=jpeg"),
+        ],
+        ["--codec jpeg:90 changes voxels, and ids must stay"],
+    ),
+    (
+        "level in a file",
+        [*COARSER[:2], "--output=nodes.csv", "--levels=1"],
+        ["nodes.csv is a file"],
+    ),
+    (
+        "check of a volume that is not ours",
+        ["verify", "--volume=wrong/near"],
+        ["--volume wrong/near has no record of a job", "segclr-beam info"],
+    ),
 ]
 
 

@@ -14,6 +14,9 @@ AGREED = {
     *("bytes_read", "seconds", "store", "version"),
 }
 
+# What an ingest says of a volume, whoever wrote it.
+DONE = ("voxels", "bytes_raw", "bytes_stored", "voxels_missing", "digest")
+
 # Read boxes are a core of 16 and a halo of 8, in chunks of 16 on each axis: 0_0_0 and 0_0_1 read
 # 2 x 2 x 2 of them, 1_1_0 reads 3 x 2 x 2, 4_1_1 at the far end 2 x 2 x 2; a voxel has 1 + 8 bytes.
 CHUNKS = 8 + 8 + 12 + 8
@@ -102,13 +105,17 @@ def test_an_export_that_lost_a_file_is_completed(
 def test_an_ingest_counts_what_it_writes_and_its_repeat_nothing(run, home: pathlib.Path) -> None:
     words = place.ingest("em.npy", "image", "new.zarr")
     _, first = run(*words)
-    assert (first["slabs"], first["slabs_skipped"]) == (1, 0)
-    assert (first["voxels"], first["bytes_read"]) == (80 * 32 * 32, 80 * 32 * 32)
+    assert (first["units"], first["units_written"], first["units_skipped"]) == (1, 1, 0)
+    assert first["voxels"] == first["bytes_read"] == first["bytes_raw"] == 80 * 32 * 32
+    assert first["voxels_missing"] == 0
+    stored = (p.stat().st_size for p in (home / "new.zarr/c").rglob("*") if p.is_file())
+    assert first["bytes_stored"] == sum(stored) > 0
     before = place.snapshot(home)
     out, second = run(*words)
-    assert (second["slabs"], second["slabs_skipped"], second["bytes_read"]) == (1, 1, 0)
-    assert "nothing to do: all 1 slabs are written" in out
-    assert second["digest"] == first["digest"]
+    keys = ("units", "units_written", "units_skipped", "bytes_read")
+    assert [second[key] for key in keys] == [1, 0, 1, 0]
+    assert {k: second[k] for k in DONE} == {k: first[k] for k in DONE}
+    assert "nothing to do: all 1 units are written" in out
     assert place.snapshot(home) == before
 
 

@@ -188,7 +188,7 @@ def test_a_repair_waits_for_nobody(verify, url: pathlib.Path) -> None:
         (["--store=store", "--version=one"], "an integer is needed, got 'one'"),
         (["--store=store", "--version=1", "--repair"], "--repair was given with --version 1"),
         (["--stoer=store"], "did you mean --store?"),
-        ([], "verify needs --store"),
+        ([], "give --store URL for an embedding store, or --volume URL"),
     ],
 )
 def test_wrong_requests_have_one_message_and_change_nothing(
