@@ -123,6 +123,9 @@ def test_nothing_is_begun_before_what_it_waits_for_is_complete(tmp_path):
     pipeline = beam.Pipeline(runner="FnApiRunner")
     before = pipeline | beam.Create([0]) | beam.Map(restore)
     records = pipeline | WriteUnits(job, (before,))
+    steps = pipeline.to_runner_api().components.transforms.values()
+    (listing,) = [t for t in steps if t.unique_name.endswith("/ListUnits")]
+    assert len(listing.inputs) == 2  # the seed, and what it waits for
     assert_that(records, _check([job.grid.name(i) for i in range(job.grid.size)]))
     assert _metrics(pipeline.run())["units"] == job.grid.size
 
