@@ -62,7 +62,7 @@ setup(
             "hypothesis>=6.160,<7",
             "mypy>=2.1,<3",
             "neuroglancer>=2.40,<3",
-            "ome-zarr-models>=1.6,<2",
+            "ome-zarr-models>=1.7,<2",
             "pyspng-seunglab>=1.1,<2",
             "pytest>=8.3,<10",
             "ruff>=0.17,<0.18",

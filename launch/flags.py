@@ -82,7 +82,7 @@ def _ingest(parser: argparse.ArgumentParser) -> None:
         type=integer,
         default=1024,
         metavar="MB",
-        help="memory for a slab (default 1024)",
+        help="memory for a unit of work (default 1024)",
     )
 
 

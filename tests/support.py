@@ -1,5 +1,6 @@
 """What tests of several packages share."""
 
+import importlib.metadata
 import pathlib
 
 import pytest
@@ -13,3 +14,8 @@ def shared(*parts: str) -> pathlib.Path:
     if not path.exists():
         pytest.skip(f"needs the reference data at ../shared/{'/'.join(parts)}, which is absent")
     return path
+
+
+def tells_of_quality() -> bool:
+    """Whether this TensorStore tells the level of PNG and the quality of JPEG of what it opens."""
+    return tuple(int(n) for n in importlib.metadata.version("tensorstore").split(".")) >= (0, 1, 86)

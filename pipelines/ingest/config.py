@@ -12,7 +12,7 @@ from volumes.sources.resolving import check_asked
 from volumes.spec import Kind
 
 MEMORY_MB = 1024
-"""Memory of a worker's slab in MB, unless the user says otherwise."""
+"""Memory of a worker's unit in MB, unless the user says otherwise."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

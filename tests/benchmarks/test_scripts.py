@@ -46,6 +46,15 @@ def test_commit_prints_its_three_tables() -> None:
     assert len(lines[at + 2 : lines.index("", at)]) == 8
 
 
+@pytest.mark.slow
+def test_access_prints_each_part_beside_its_baseline() -> None:
+    lines = printed("benchmarks.access", "--quick", "--parts", "views,latency,batch,random")
+    header = "what this baseline ratio goal".split()
+    assert sum(line.split() == header for line in lines) == 4
+    titles = [line.split()[0] for line in lines if line[:1].isalpha()]
+    assert titles[2:] == ["views", "latency", "batch", "random"]
+
+
 def test_an_unknown_part_is_refused() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.commit", "--parts", "everything"],

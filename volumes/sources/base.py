@@ -165,7 +165,7 @@ def parse_axes(axes: str | None, stored: tuple[int, ...], where: str) -> Axes:
 def stored_dtype(dtype: str, kind: Kind) -> str:
     """The dtype in which a source is stored: its own, ids without their sign.
 
-    Ids are never negative, so a signed dtype becomes the unsigned one of the same width; a slab
+    Ids are never negative, so a signed dtype becomes the unsigned one of the same width; a unit
     that holds a negative id is refused when it is read.
     """
     given = np.dtype(dtype)

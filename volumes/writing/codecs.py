@@ -263,7 +263,9 @@ def _scale_codec(scale: _Json) -> Codec | None:
         block = scale["compressed_segmentation_block_size"]
         return Codec(encoding, block[0]) if block in ([8] * 3, [16] * 3) else None
     if encoding in ("png", "jpeg"):
-        return Codec(encoding, scale.get({"png": "png_level", "jpeg": "jpeg_quality"}[encoding], 6))
+        # TensorStore before 0.1.86 does not tell it.
+        level = scale.get({"png": "png_level", "jpeg": "jpeg_quality"}[encoding])
+        return Codec.parse(encoding) if level is None else Codec(encoding, level)
     sharding = scale.get("sharding") or {}
     return Codec.parse("gzip" if sharding.get("data_encoding") == "gzip" else "raw")
 

@@ -244,7 +244,9 @@ def test_a_storage_that_fails_is_told(tmp_path) -> None:
         volume = opened(place)
         assert copied(volume)
         place.refuses = 403
-        with pytest.raises(RunError, match=r"voxels \[0:32.*cannot be read: .*403.*try again"):
+        with pytest.raises(
+            RunError, match=r"voxels \[0:32.*cannot be read: .*(?:403|Forbidden).*try again"
+        ):
             through(tmp_path, volume, LEFT)
 
 

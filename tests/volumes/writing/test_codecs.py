@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support import tells_of_quality
 from tests.volumes.writing.layouts import layout_of, made
 from volumes.errors import RequestError
 from volumes.opening import open_volume
@@ -172,7 +173,8 @@ def test_what_is_written_with_a_codec_is_read_and_tells_it(tmp_path, form, shard
         assert np.abs(found.astype(int) - voxels).max() <= 12
     else:
         np.testing.assert_array_equal(found, voxels)
-    assert stored_codec(volume) == stored_codec(open_volume(spec)) == codec
+    if name not in ("png", "jpeg") or tells_of_quality():
+        assert stored_codec(volume) == stored_codec(open_volume(spec)) == codec
     if name not in ("raw", "compressed_segmentation") and dtype == "uint64":
         stored = sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file())
         assert stored < voxels.nbytes
@@ -196,7 +198,8 @@ def test_levels_at_their_ends_come_back(tmp_path, form, level):
         else:
             layout_codec = layout.codec
         volume = made(tmp_path / name, layout)
-        assert stored_codec(volume) == layout_codec, name
+        if name not in ("png", "jpeg") or tells_of_quality():
+            assert stored_codec(volume) == layout_codec, name
 
 
 @pytest.mark.parametrize(
