@@ -54,8 +54,8 @@ ARRAYS = (
         for flags in (
             (),
             ("--shard=none",),
-            ("--axes=zyx",),
-            ("--axes=zyx", "--shard=none", "--codec=raw"),
+            ("--axes=xyz",),
+            ("--axes=xyz", "--shard=none", "--codec=raw"),
             ("--codec=gzip:1",),
             ("--codec=blosc-zstd",),
         )
@@ -65,7 +65,7 @@ ARRAYS = (
         for source in ("em", "seg")
         for flags in (
             (),
-            ("--axes=zyx",),
+            ("--axes=xyz",),
             ("--codec=raw",),
             ("--codec=gzip:1",),
             ("--codec=blosc-lz4",),
@@ -238,4 +238,5 @@ def test_they_are_read_here(folder, volume):
 
 
 def _order(volume: Made) -> str:
-    return next((f.removeprefix("--axes=") for f in volume.flags if "--axes" in f), "xyz")
+    otherwise = "xyz" if volume.format == "n5" else "zyx"
+    return next((f.removeprefix("--axes=") for f in volume.flags if "--axes" in f), otherwise)
