@@ -6,6 +6,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	&& echo $$p && break; done)
 BIN := $(VENV)/bin
 DEMO ?= demo-output
+# Processes that run tests, each with TensorFlow and Beam in memory: about 1.5 GB.
+JOBS ?= 2
 
 .PHONY: demo test bench lint types check-python
 
@@ -13,7 +15,7 @@ demo: $(VENV)/.installed
 	$(BIN)/segclr-beam demo --output $(DEMO)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.embed

@@ -65,6 +65,7 @@ setup(
             "ome-zarr-models>=1.7,<2",
             "pyspng-seunglab>=1.1,<2",
             "pytest>=8.3,<10",
+            "pytest-xdist>=3.6,<4",
             "ruff>=0.17,<0.18",
             "scikit-learn>=1.5,<2",
             "types-PyYAML>=6,<7",

@@ -151,7 +151,6 @@ def _downsample(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--format",
         choices=("ome-zarr", "precomputed"),
-        default="ome-zarr",
         help="of --output (default ome-zarr)",
     )
     group.add_argument(

@@ -37,6 +37,23 @@ def refuse_secrets(written: str, **values: str | None) -> None:
             )
 
 
+def refuse_unwritable(**values: str | None) -> None:
+    """Refuse locations that nothing can be written to.
+
+    Args:
+        **values: Locations by the names of their flags; None where one was not given.
+
+    Raises:
+        RequestError: One is a web server's.
+    """
+    for name, value in values.items():
+        if value is not None and value.startswith(("http://", "https://")):
+            raise RequestError(
+                f"--{name} {objects.redacted(value)} is a web server's, which is only read from; "
+                "give a local directory or a gs:// or s3:// URL"
+            )
+
+
 def store_url(given: str) -> str:
     """The location of a store that is there.
 

@@ -49,12 +49,9 @@ def told(error: Exception) -> str:
     return redacted_text(re.split(r" \[(tensorstore_spec|source locations)=", str(error))[0])
 
 
-def open_array(document: dict[str, Any], cache_bytes: int = 0) -> ts.TensorStore:
+def open_array(document: dict[str, Any]) -> ts.TensorStore:
     """The array, read-only; TensorStore's exceptions pass."""
     context = process_context()
-    if cache_bytes:
-        pool = {"cache_pool": {"total_bytes_limit": cache_bytes}}
-        context = ts.Context(pool, parent=context)
     return ts.open(document, context=context, open=True, read=True, write=False).result()
 
 

@@ -7,6 +7,8 @@ of them is read before a voxel of the view is.
 import dataclasses
 import functools
 import json
+from collections.abc import Callable
+from typing import Any
 
 import tensorstore as ts
 
@@ -17,7 +19,7 @@ from volumes.framing import box_in, framed
 from volumes.geometry import Box, same_voxel_size
 from volumes.resolving import resolve_levels, resolve_volume
 from volumes.spec import FORMATS, VIEW, VolumeSpec, numbers
-from volumes.views.tree import Leaf, Plain, Raw, leaves, needs, node_in
+from volumes.views.tree import Leaf, Plain, Raw, needs, node_in
 
 __all__ = [
     "Filled",
@@ -41,20 +43,26 @@ class Volume:
             chunk that is not stored is an error, where the driver can tell.
         filled: Of a view: the same, where a stored chunk that is absent is the fill value of its
             volume; opened when it is first needed. None for a stored volume.
+        pooled: Whether decoded chunks stay in the process's pool: see ``volumes.caching.pool``.
     """
 
     spec: VolumeSpec
     store: ts.TensorStore
     filled: "Filled | None" = None
+    pooled: bool = False
+
+
+Opener = Callable[[dict[str, Any]], ts.TensorStore]
+"""Opens the stored array of a JSON spec for reading; TensorStore's exceptions pass."""
 
 
 class Filled:
     """A view over volumes in which a chunk that is not stored is their fill value."""
 
-    def __init__(self, spec: VolumeSpec, cache_bytes: int) -> None:
+    def __init__(self, spec: VolumeSpec, opener: Opener) -> None:
         """Open nothing yet."""
         self._spec = spec
-        self._cache_bytes = cache_bytes
+        self._opener = opener
 
     @functools.cached_property
     def store(self) -> ts.TensorStore:
@@ -63,29 +71,29 @@ class Filled:
         Raises:
             RunError: It cannot be opened.
         """
-        return _view_store(self._spec, self._cache_bytes, fill=True)
+        return _view_store(self._spec, self._opener, fill=True)
 
 
-def open_volume(spec: VolumeSpec, *, cache_bytes: int = 0) -> Volume:
+def open_volume(spec: VolumeSpec, opener: Opener = open_array) -> Volume:
     """Open a volume for reading and check that it still is what was planned.
 
     Args:
         spec: From ``resolve_volume``.
-        cache_bytes: Decoded chunks to keep in memory for this volume; 0 for none.
+        opener: What opens its arrays.
 
     Raises:
         RunError: It cannot be opened, or its type or extent has changed since.
     """
     if spec.format == VIEW:
-        store = _view_store(spec, cache_bytes, fill=False)
-        return Volume(spec, store, Filled(spec, cache_bytes))
-    return Volume(spec, _stored(spec, cache_bytes, fill=False))
+        store = _view_store(spec, opener, fill=False)
+        return Volume(spec, store, Filled(spec, opener))
+    return Volume(spec, _stored(spec, opener, fill=False))
 
 
-def _stored(spec: VolumeSpec, cache_bytes: int, *, fill: bool) -> ts.TensorStore:
+def _stored(spec: VolumeSpec, opener: Opener, *, fill: bool) -> ts.TensorStore:
     """A stored volume, framed."""
     try:
-        stored = _array(spec.tensorstore, spec.pinned, cache_bytes, fill=fill)
+        stored = opener(_document(spec.tensorstore, spec.pinned, fill=fill))
         fits = stored.rank == len(spec.axes)
         store = framed(stored, spec.axes, spec.origin_vx) if fits else stored
     except TS_ERRORS as e:
@@ -96,11 +104,11 @@ def _stored(spec: VolumeSpec, cache_bytes: int, *, fill: bool) -> ts.TensorStore
     return store
 
 
-def _raw(leaf: Raw, cache_bytes: int, *, fill: bool) -> ts.TensorStore:
+def _raw(leaf: Raw, opener: Opener, *, fill: bool) -> ts.TensorStore:
     """A stored array of whatever axes, over the domain that it was planned with."""
     array = leaf.array
     try:
-        stored = _array(leaf.tensorstore, leaf.pinned, cache_bytes, fill=fill)
+        stored = opener(_document(leaf.tensorstore, leaf.pinned, fill=fill))
         shape = tuple(a.extent for a in array.axes)
         if tuple(stored.shape) != shape or stored.dtype.name != array.dtype:
             found = f"{stored.dtype.name} {stored.domain}"
@@ -111,27 +119,24 @@ def _raw(leaf: Raw, cache_bytes: int, *, fill: bool) -> ts.TensorStore:
         raise _unopened(leaf.source, e) from e
 
 
-def _array(
-    tensorstore: str, version: int | None, cache_bytes: int, *, fill: bool
-) -> ts.TensorStore:
+def _document(tensorstore: str, version: int | None, *, fill: bool) -> dict[str, Any]:
     document = pinning.pinned(json.loads(tensorstore), version)
     if document["driver"] in FORMATS:
         document |= {"fill_missing_data_reads": fill, "recheck_cached_data": "open"}
-    return open_array(document, cache_bytes)
+    return document
 
 
-def _view_store(spec: VolumeSpec, cache_bytes: int, *, fill: bool) -> ts.TensorStore:
+def _view_store(spec: VolumeSpec, opener: Opener, *, fill: bool) -> ts.TensorStore:
     """A view, framed."""
     node = node_in(spec)
-    share = cache_bytes // max(1, len(leaves(node)))
     known: dict[Leaf, ts.TensorStore] = {}
 
     def leaf(wanted: Leaf) -> ts.TensorStore:
         if wanted not in known:
             if isinstance(wanted, Plain):
-                known[wanted] = _stored(wanted.spec, share, fill=fill)
+                known[wanted] = _stored(wanted.spec, opener, fill=fill)
             else:
-                known[wanted] = _raw(wanted, share, fill=fill)
+                known[wanted] = _raw(wanted, opener, fill=fill)
         return known[wanted]
 
     try:

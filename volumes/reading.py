@@ -2,11 +2,15 @@
 
 A box is cut into its pieces, each what one read chunk has of it, and the pieces of all boxes asked
 for together are read in a few batches of bounded size. So TensorStore merges requests of one shard,
-no chunk is decoded twice for a box, and a chunk that is not stored is told by its own piece.
+no chunk is decoded twice for a box, and a chunk that is not stored is told by its own piece. Where
+chunks stay in a pool the first piece is the whole box, which is quicker; it is cut only where it
+fails, and what was read for it is in the pool.
 
 A chunk that is not stored is zero here, whatever fill value the format states, and is reported.
-TensorStore tells it for every format that ``volumes.formats`` knows, sharded or not. It does not
-for a JSON spec of another driver (``cast``, ``stack``, ``downsample``): there it is the fill value.
+TensorStore tells it for every format that ``volumes.formats`` knows, but for a whole shard of a
+precomputed volume, which it may read as zeros: where there are only zeros, the shard is looked for.
+It does not tell it for a JSON spec of another driver (``cast``, ``stack``, ``downsample``): there
+it is the fill value.
 A piece of a view may be made of several stored chunks: where one of them is absent the piece is
 reported whole, and is read again with that chunk's fill value in its place.
 """
@@ -24,6 +28,7 @@ import tensorstore as ts
 from volumes.errors import DataError, RunError
 from volumes.formats import TS_ERRORS, told
 from volumes.geometry import Box, ChunkGrid, vec
+from volumes.keys import keys_of
 from volumes.opening import Volume
 from volumes.spec import VIEW, VolumeSpec
 from volumes.views.tree import read_per_voxel
@@ -108,19 +113,21 @@ class Subvolume:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Piece:
-    """What one chunk has of a requested box.
+    """What one chunk has of a requested box, or all of what the domain has of it.
 
     Attributes:
         request: Index of the request.
         box: The piece.
-        cost: Bytes of the decoded chunk.
+        cost: Bytes of the decoded chunks.
         read: Bytes that are read for it, which for a view may be more.
+        whole: Whether it may be cut into what each chunk has.
     """
 
     request: int
     box: Box
     cost: int
     read: int
+    whole: bool = False
 
 
 def chunks_under(spec: VolumeSpec, box: Box) -> int:
@@ -166,7 +173,9 @@ def read_whole(volume: Volume, box: Box) -> npt.NDArray[Any] | None:
     if not volume.spec.domain.encloses(box):
         return None
     try:
-        return np.asarray(volume.store[_index(box)].read(order="F").result())
+        voxels = np.asarray(volume.store[_index(box)].read(order="F").result())
+        _check_shards(volume, box, voxels)
+        return voxels
     except TS_ERRORS:
         return None
 
@@ -239,15 +248,15 @@ def read_boxes(
     ]
     missing: list[list[Box]] = [[] for _ in requests]
     decoded = [0] * len(requests)
-    for batch in _batches(_pieces(requests), bytes_in_flight):
-        for piece, result, absent in _read(batch, requests):
-            if absent:
-                missing[piece.request].append(piece.box)
-            if result is None:
-                continue
-            box = requests[piece.request].box
-            arrays[piece.request][piece.box.slices(box)] = result
-            decoded[piece.request] += piece.cost
+    pieces = _pieces(requests, bytes_in_flight)
+    for piece, result, absent in _read(pieces, requests, bytes_in_flight):
+        if absent:
+            missing[piece.request].append(piece.box)
+        if result is None:
+            continue
+        box = requests[piece.request].box
+        arrays[piece.request][piece.box.slices(box)] = result
+        decoded[piece.request] += piece.cost
     return [
         Part(r.box, array, tuple(absent), size)
         for r, array, absent, size in zip(requests, arrays, missing, decoded, strict=True)
@@ -286,16 +295,26 @@ def _read_per_byte(spec: VolumeSpec) -> float:
     return read_per_voxel(spec) if spec.format == VIEW else 1.0
 
 
-def _pieces(requests: Sequence[Request]) -> Iterator[_Piece]:
-    """The pieces of all boxes, cut at the chunks of each volume, x fastest."""
+def _pieces(requests: Sequence[Request], bytes_in_flight: int) -> Iterator[_Piece]:
+    """The pieces of all boxes."""
     for index, request in enumerate(requests):
         spec = request.volume.spec
-        itemsize, more = spec.itemsize, _read_per_byte(spec)
         part = spec.domain.intersection(request.box)
-        xs, ys, zs = (_cuts(spec, part, axis) for axis in range(3))
-        for (z0, z1, nz), (y0, y1, ny), (x0, x1, nx) in itertools.product(zs, ys, xs):
-            cost = nx * ny * nz * itemsize
-            yield _Piece(index, Box((x0, y0, z0), (x1, y1, z1)), cost, round(more * cost))
+        cost = decoded_bytes(spec, part)
+        read = round(_read_per_byte(spec) * cost)
+        if request.volume.pooled and 0 < read <= bytes_in_flight:
+            yield _Piece(index, part, cost, read, whole=True)
+        else:
+            yield from _cut(spec, index, part)
+
+
+def _cut(spec: VolumeSpec, index: int, part: Box) -> Iterator[_Piece]:
+    """The pieces of a request's part of the domain, cut at the volume's chunks, x fastest."""
+    itemsize, more = spec.itemsize, _read_per_byte(spec)
+    xs, ys, zs = (_cuts(spec, part, axis) for axis in range(3))
+    for (z0, z1, nz), (y0, y1, ny), (x0, x1, nx) in itertools.product(zs, ys, xs):
+        cost = nx * ny * nz * itemsize
+        yield _Piece(index, Box((x0, y0, z0), (x1, y1, z1)), cost, round(more * cost))
 
 
 def _cuts(spec: VolumeSpec, part: Box, axis: int) -> list[tuple[int, int, int]]:
@@ -325,9 +344,26 @@ def _batches(pieces: Iterator[_Piece], bytes_in_flight: int) -> Iterator[list[_P
 
 
 def _read(
+    pieces: Iterator[_Piece], requests: Sequence[Request], bytes_in_flight: int
+) -> Iterator[tuple[_Piece, npt.NDArray[Any] | None, bool]]:
+    """The voxels of each piece, None where there are none, and whether a chunk is absent."""
+    for batch in _batches(pieces, bytes_in_flight):
+        failed = []
+        for found in _read_batch(batch, requests):
+            piece, result, absent = found
+            if piece.whole and result is None:
+                failed.append(piece)
+            else:
+                yield found
+        for piece in failed:
+            cut = _cut(requests[piece.request].volume.spec, piece.request, piece.box)
+            yield from _read(cut, requests, bytes_in_flight)
+
+
+def _read_batch(
     batch: list[_Piece], requests: Sequence[Request]
 ) -> Iterator[tuple[_Piece, npt.NDArray[Any] | None, bool]]:
-    """The voxels of each piece of a batch, None where there are none, and if a chunk is absent."""
+    """The pieces of one batch; one that may be cut has no voxels where it fails."""
     reads = []
     with ts.Batch() as together:
         for piece in batch:
@@ -340,14 +376,36 @@ def _read(
         result: npt.NDArray[Any] | None = None
         absent = False
         try:
-            result = np.asarray(reads.pop().result())
+            read = np.asarray(reads.pop().result())
+            _check_shards(request.volume, piece.box, read)
+            result = read
         except TS_ERRORS as e:
             absent = _MISSING.match(str(e)) is not None
-            if not absent or request.missing == "error":
+            if not piece.whole and (not absent or request.missing == "error"):
                 raise _failure(request, piece.box, e, absent) from e
-        if absent and request.volume.filled is not None:
+        if absent and not piece.whole and request.volume.filled is not None:
             result = _again(request, piece.box)
         yield piece, result, absent
+
+
+def _check_shards(volume: Volume, box: Box, voxels: npt.NDArray[Any]) -> None:
+    """Look whether zeros are those of a precomputed shard that is not stored.
+
+    Raises:
+        ValueError: They are; the error says so as TensorStore says it of a chunk.
+    """
+    spec = volume.spec
+    if spec.format != "neuroglancer_precomputed" or spec.read_chunk == spec.write_chunk:
+        return
+    keys, store = keys_of(volume), volume.store.kvstore
+    if voxels.all() or keys is None or store is None:
+        return
+    for key in keys.under(box):
+        held = (keys.box(key) or box).intersection(box)
+        if voxels[held.slices(box)].any():
+            continue
+        if store.read(key, byte_range=slice(0, 0)).result().state == "missing":
+            raise ValueError(f"NOT_FOUND: shard {key} is missing")
 
 
 def _again(request: Request, box: Box) -> npt.NDArray[Any]:

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipelines.request import refuse_empty, refuse_secrets
+from pipelines.request import refuse_empty, refuse_secrets, refuse_unwritable
 from pipelines.writing.layout import CHUNK, check_stored
 from volumes.errors import RequestError
 from volumes.geometry import Vec, Vec3
@@ -72,6 +72,7 @@ class ConvertConfig:
         """Refuse values that mean nothing."""
         refuse_empty(input=self.input, output=self.output, staging=self.staging)
         refuse_secrets("into manifests", output=self.output, staging=self.staging)
+        refuse_unwritable(output=self.output, staging=self.staging)
         check_stored(self.format, self.chunk, self.shard, self.codec)
         self._check_dtype()
         start, stop = self.crop or ((0, 0, 0), (1, 1, 1))

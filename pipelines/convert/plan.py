@@ -7,7 +7,7 @@ from pipelines.convert.rechunking import stages, staging_place
 from pipelines.writing.kinds import of_kind
 from pipelines.writing.layout import Wanted, chosen_codec, chosen_layout, described, identity
 from pipelines.writing.occupied import occupied
-from pipelines.writing.output import check_output, read_manifest
+from pipelines.writing.output import check_output, kept_budget, read_manifest
 from pipelines.writing.plan import WritePlan
 from pipelines.writing.sample import samples
 from volumes import objects
@@ -37,7 +37,8 @@ def plan(config: ConvertConfig) -> WritePlan:
     spec = of_kind(found, config.kind)
     output = objects.absolute(config.output)
     source = VolumeSource(spec, _part(config, spec), _missing(config, spec))
-    budget = config.memory_mb * 10**6
+    allowed = config.memory_mb * 10**6
+    budget = kept_budget(output, "convert", allowed)
     layout, trials = _layout(config, source, budget, output)
     target = Target(output, layout)
     work, staging, way = stages(config, source, target, budget)
@@ -50,7 +51,8 @@ def plan(config: ConvertConfig) -> WritePlan:
         stages=work,
         identity_text=canonical(_identity(config, source, layout)),
         about=(*source.lines(), *described(target, spec.dtype), *trials, way),
-        budget_bytes=budget,
+        budget_bytes=allowed,
+        chosen_for_bytes=budget,
         warnings=_warnings(layout),
         temporary=staging_place(config, output),
     )

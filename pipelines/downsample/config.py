@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from pipelines.request import refuse_empty, refuse_secrets
+from pipelines.request import refuse_empty, refuse_secrets, refuse_unwritable
 from pipelines.writing.layout import UNSHARDED
 from volumes.cells import CELL_LIMIT
 from volumes.downsampling import Method
@@ -33,7 +33,7 @@ class DownsampleConfig:
             segmentations.
         output: Directory of a new volume, which gets the input's level too; None to add the levels
             to the volume itself.
-        format: Of a new volume: ``ome-zarr`` or ``precomputed``.
+        format: Of a new volume: ``ome-zarr`` (None, too) or ``precomputed``.
         chunk: Voxels of a chunk, XYZ; None for the input's own.
         shard: ``none`` to store chunks one by one; None for shards where the format has them.
         codec: ``NAME`` or ``NAME:LEVEL``; None for the input's own where the format has it.
@@ -52,7 +52,7 @@ class DownsampleConfig:
     factors: tuple[Vec, ...] | None = None
     method: Method | None = None
     output: str | None = None
-    format: str = "ome-zarr"
+    format: str | None = None
     chunk: Vec | None = None
     shard: str | None = None
     codec: str | None = None
@@ -67,10 +67,13 @@ class DownsampleConfig:
         """Refuse values that mean nothing."""
         refuse_empty(volume=self.volume, output=self.output)
         refuse_secrets("into manifests", output=self.output)
+        refuse_unwritable(output=self.output)
         if self.levels is not None and not 1 <= self.levels <= MOST_LEVELS:
             raise RequestError(
                 f"--levels {self.levels} is no number of levels to make; give 1 to {MOST_LEVELS}"
             )
+        if self.output is None:
+            self._check_in_place()
         for factor in self.factors or ():
             if min(factor) < 1 or max(factor) < 2:
                 raise RequestError(
@@ -96,3 +99,18 @@ class DownsampleConfig:
             Codec.parse(self.codec)
         if self.memory_mb < 1:
             raise RequestError(f"--memory-mb {self.memory_mb} is less than 1; give MB of memory")
+
+    def _check_in_place(self) -> None:
+        """Refuse what is said by the volume that gets the levels."""
+        given = {
+            "--format": self.format,
+            "--scale": self.scale,
+            "--voxel-size": self.voxel_size_nm,
+        }
+        for flag, value in given.items():
+            if value is not None:
+                told = value if isinstance(value, str) else numbers(value)
+                raise RequestError(
+                    f"{flag} {told}: levels are added to --volume as it is, below its coarsest "
+                    "one; leave it out, or give --output for a new volume"
+                )

@@ -11,7 +11,7 @@ from pipelines.downsample.levels import Pass, passes
 from pipelines.text import shape_text
 from pipelines.writing.kinds import of_kind
 from pipelines.writing.layout import CHUNK, UNSHARDED, described
-from pipelines.writing.output import check_output, read_manifest
+from pipelines.writing.output import check_output, kept_budget, read_manifest
 from pipelines.writing.plan import Stage, WritePlan, stage
 from volumes import objects
 from volumes.downsampling import Method, ladder
@@ -37,12 +37,14 @@ def plan(config: DownsampleConfig) -> WritePlan:
             or the output holds something else.
     """
     base = _base(config)
-    steps = _steps(config, base.spec)
-    limit = math.floor(config.memory_mb * 10**6 * _SHARE / base.spec.itemsize)
+    steps = _steps(config, base)
+    allowed = config.memory_mb * 10**6
+    budget = kept_budget(base.url, "downsample", allowed)
+    limit = math.floor(budget * _SHARE / base.spec.itemsize)
     made = passes(base.layout, steps, limit, copied=base.new)
     method = config.method or ("mean" if base.spec.kind == "image" else "mode")
     _check_method(method, base.spec)
-    stages, targets = _stages(config, base, made, method)
+    stages, targets = _stages(config, base, made, method, budget)
     listed = [
         f"level {t.level}: {shape_text(t.layout.shape)} voxels of "
         f"{numbers(t.layout.voxel_size_nm)} nm, shard "
@@ -62,7 +64,8 @@ def plan(config: DownsampleConfig) -> WritePlan:
             f"method: {method}",
             *listed,
         ),
-        budget_bytes=config.memory_mb * 10**6,
+        budget_bytes=allowed,
+        chosen_for_bytes=budget,
         method=method,
         fresh=base.new,
     )
@@ -106,6 +109,7 @@ class _Base:
 
 def _base(config: DownsampleConfig) -> _Base:
     if config.output is not None:
+        name = config.format or "ome-zarr"
         found = resolve_volume(
             config.volume,
             kind=None,
@@ -114,8 +118,8 @@ def _base(config: DownsampleConfig) -> _Base:
             allow_functions=config.allow_functions,
         )
         spec = of_kind(found, config.kind)
-        axes = tuple(reversed(SPATIAL)) if config.format == "ome-zarr" else SPATIAL
-        layout = _layout(config, spec, config.format, axes, config.chunk or CHUNK)
+        axes = tuple(reversed(SPATIAL)) if name == "ome-zarr" else SPATIAL
+        layout = _layout(config, spec, name, axes, config.chunk or CHUNK)
         url = objects.absolute(config.output)
         return _Base(spec, url, 0, layout, True)
     levels = resolve_levels(config.volume, kind=None)
@@ -175,14 +179,18 @@ def _layout(
     )
 
 
-def _steps(config: DownsampleConfig, spec: VolumeSpec) -> list[Vec]:
+def _steps(config: DownsampleConfig, base: _Base) -> list[Vec]:
     """For each level to make, how many voxels of the one before make one of its own."""
     if config.factors is None:
-        found = list(ladder(spec.domain.shape, spec.voxel_size_nm, levels=config.levels))
+        spec, chunk = base.spec, base.layout.chunk
+        found = list(
+            ladder(spec.domain.shape, spec.voxel_size_nm, levels=config.levels, chunk=chunk)
+        )
         if not found:
             raise RequestError(
                 f"{spec.source} has {shape_text(spec.domain.shape)} voxels, which fit into one "
-                "chunk, so it needs no coarser levels; give --levels N to make some all the same"
+                f"chunk of {shape_text(chunk)}, so it needs no coarser levels; give --levels N to "
+                "make some all the same"
             )
         return found
     given = list(config.factors)
@@ -204,7 +212,7 @@ def _check_method(method: Method, spec: VolumeSpec) -> None:
 
 
 def _stages(
-    config: DownsampleConfig, base: _Base, made: list[Pass], method: Method
+    config: DownsampleConfig, base: _Base, made: list[Pass], method: Method, budget: int
 ) -> tuple[tuple[Stage, ...], tuple[Target, ...]]:
     """The passes, each reading the coarsest level of the one before, and all that is written."""
     missing: MissingChunks = config.missing or ("error" if base.spec.kind == "image" else "zero")
@@ -223,7 +231,7 @@ def _stages(
                 wanted,
                 one.factors,
                 method,
-                config.memory_mb * 10**6,
+                budget,
                 source.offset,
             )
         )

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
-from pipelines.request import refuse_empty, refuse_secrets
+from pipelines.request import refuse_empty, refuse_secrets, refuse_unwritable
 from transforms.work import COMMIT_SECONDS, MissingImage, MissingSegmentation
 from volumes import objects
 from volumes.errors import RequestError
@@ -106,6 +106,7 @@ class EmbedConfig:
         needed = ("image", "segmentation", "nodes", "model", "output")
         refuse_empty(**{name: getattr(self, name) for name in needed})
         refuse_secrets("into manifests", output=self.output)
+        refuse_unwritable(output=self.output)
         for flag, size in (("--scale", self.scale), ("--voxel-size", self.voxel_size_nm)):
             if size is not None and not all(math.isfinite(v) and v > 0 for v in size):
                 raise RequestError(

@@ -5,7 +5,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from pipelines.request import refuse_empty, refuse_secrets
+from pipelines.request import refuse_empty, refuse_secrets, refuse_unwritable
 from pipelines.text import bytes_text
 from transforms.export import FORMAT, MANIFEST, ExportParquet, ExportWork, file_name
 from volumes import documents, objects
@@ -36,6 +36,7 @@ class ExportConfig:
         if self.format != "parquet":
             raise RequestError(f"--format {self.format}: only parquet is written so far")
         refuse_secrets("into manifests", store=self.store, output=self.output)
+        refuse_unwritable(output=self.output)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

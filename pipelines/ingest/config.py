@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from pipelines.request import refuse_secrets
+from pipelines.request import refuse_secrets, refuse_unwritable
 from pipelines.writing.layout import CHUNK, check_stored
 from volumes.errors import RequestError
 from volumes.geometry import Vec, Vec3
@@ -74,6 +74,7 @@ class IngestConfig:
         if not self.source or not self.output:
             raise RequestError("--source and --output are needed; give a path or URL for each")
         refuse_secrets("into manifests", output=self.output)
+        refuse_unwritable(output=self.output)
 
 
 def _listed(values: Vec | Vec3) -> str:

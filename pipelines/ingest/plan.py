@@ -4,7 +4,7 @@ from typing import Any
 
 from pipelines.ingest.config import IngestConfig
 from pipelines.writing.layout import Wanted, chosen_codec, chosen_layout, described, identity
-from pipelines.writing.output import check_output, read_manifest
+from pipelines.writing.output import check_output, kept_budget, read_manifest
 from pipelines.writing.plan import WritePlan, stage
 from pipelines.writing.sample import samples
 from volumes import objects
@@ -34,7 +34,9 @@ def plan(config: IngestConfig) -> WritePlan:
         config.dtype,
         config.missing_sections,
     )
-    budget = config.memory_mb * 10**6
+    output = objects.absolute(config.output)
+    allowed = config.memory_mb * 10**6
+    budget = kept_budget(output, "ingest", allowed)
     wanted = Wanted(
         shape=source.shape,
         dtype=stored_dtype(source.dtype, config.kind),
@@ -46,7 +48,6 @@ def plan(config: IngestConfig) -> WritePlan:
         format=config.format,
         codec=config.codec,
     )
-    output = objects.absolute(config.output)
     standing = read_manifest(output, "ingest")
     layout, tried = chosen_codec(
         chosen_layout(wanted, source, budget),
@@ -64,7 +65,8 @@ def plan(config: IngestConfig) -> WritePlan:
         stages=(work,),
         identity_text=canonical(_identity(config, source, layout)),
         about=(*source.lines(), *described(target, source.dtype), *tried),
-        budget_bytes=budget,
+        budget_bytes=allowed,
+        chosen_for_bytes=budget,
         warnings=_warnings(config, layout, work.times_read),
     )
     check_output(made)

@@ -118,7 +118,7 @@ def chosen_codec(
     """
     if codec != AUTO:
         return layout, ()
-    if standing is not None:
+    if standing is not None and standing["format"] == layout.format:
         before = Codec.parse(standing["codec"])
         line = f"codec: {before}, as chosen when this job began"
         return dataclasses.replace(layout, codec=before), (line,)

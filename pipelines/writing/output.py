@@ -60,6 +60,26 @@ def read_manifest(output: str, job: str) -> dict[str, Any] | None:
     return None if data is None else documents.load(data, _MANIFEST, _MANIFEST_VERSION, where)
 
 
+def kept_budget(output: str, job: str, budget_bytes: int) -> int:
+    """The memory that units are to be chosen for: what the run chose them for that began.
+
+    Others would be other units, and each be done again.
+
+    Args:
+        output: The volume.
+        job: What is to be done again.
+        budget_bytes: What is allowed now, which counts where the units there take more.
+
+    Raises:
+        RunError: The manifest there is damaged or of newer software.
+    """
+    manifest = read_manifest(output, job)
+    if manifest is None or "chosen_for_bytes" not in manifest:
+        return budget_bytes
+    taken = max(int(stage["peak_bytes"]) for stage in manifest["stages"])
+    return int(manifest["chosen_for_bytes"]) if taken <= budget_bytes else budget_bytes
+
+
 def write_manifest(plan: WritePlan, command: str) -> bool:
     """Write the manifest unless there is one; returns whether it was written.
 
@@ -70,6 +90,7 @@ def write_manifest(plan: WritePlan, command: str) -> bool:
         "job": plan.job,
         "identity": plan.identity(),
         "stages": _stages(plan),
+        "chosen_for_bytes": plan.chosen_for_bytes,
         "source": plan.stages[0].job.source.to_json(),
         "command": command,
         "time": provenance.now(),
@@ -94,7 +115,8 @@ def keep_stages(plan: WritePlan, manifest: dict[str, Any]) -> None:
     stages = json.loads(json.dumps(_stages(plan)))
     checked = [[s["check"] for s in found if s["kept"]] for found in (manifest["stages"], stages)]
     if checked[0] != checked[1]:
-        document = documents.dump(_MANIFEST, _MANIFEST_VERSION, manifest | {"stages": stages})
+        changed = {"stages": stages, "chosen_for_bytes": plan.chosen_for_bytes}
+        document = documents.dump(_MANIFEST, _MANIFEST_VERSION, manifest | changed)
         objects.write(manifest_url(plan.output, plan.job), document)
 
 

@@ -100,6 +100,8 @@ class WritePlan:
         identity_text: What makes this job this one, as canonical JSON: an output takes no other.
         about: What is read and written, for people: a line each.
         budget_bytes: Memory allowed for a worker.
+        chosen_for_bytes: Memory that the units were chosen for: another where a run that began
+            with it is taken up again.
         warnings: What the user should know before it runs.
         method: How levels are made of one another.
         fresh: Whether the output must be new, or this job's already.
@@ -114,6 +116,7 @@ class WritePlan:
     identity_text: str
     about: tuple[str, ...]
     budget_bytes: int
+    chosen_for_bytes: int
     warnings: tuple[str, ...] = ()
     method: Method | None = None
     fresh: bool = True
@@ -217,8 +220,14 @@ def fixed_bytes(source: Source, layouts: Sequence[VolumeLayout]) -> int:
 
     What is written is there as a copy and, encoded, once more: at worst in its own size.
     """
-    pieces = [x.write_bytes if x.shard else max(PIECE_BYTES, x.write_bytes) for x in layouts]
-    return source.scratch_bytes + 2 * SHARDS_IN_FLIGHT * max(pieces)
+    return source.scratch_bytes + 2 * max(map(_flying, layouts))
+
+
+def _flying(layout: VolumeLayout) -> int:
+    """Bytes of a level's voxels that are on their way to the store at once."""
+    sharded = layout.shard not in (None, layout.chunk)
+    piece = layout.write_bytes if sharded else max(PIECE_BYTES, layout.write_bytes)
+    return min(SHARDS_IN_FLIGHT * piece, math.prod(layout.shape) * layout.itemsize)
 
 
 def _reducing(source: Source, factors: Sequence[Vec], method: Method | None) -> int:

@@ -338,7 +338,7 @@ def test_an_exabyte_of_which_a_dozen_chunks_are_stored(tmp_path):
         ("uint16", "png:9"),
         ("uint32", "compressed_segmentation"),
         ("uint64", "compressed_segmentation:16"),
-        ("uint64", "gzip:1"),
+        ("uint64", "gzip"),
     ],
 )
 def test_codecs_of_precomputed(tmp_path, dtype, codec):
@@ -383,6 +383,9 @@ def test_a_codec_chosen_from_a_sample_stays_and_is_lossless(tmp_path, form, monk
     assert again.identity() == first.identity()
     assert f"codec: {codec}, as chosen when" in "\n".join(again.about)
     assert run(again) == [0]
+    other = {"format": "n5" if form == "zarr2" else "zarr2"}
+    with pytest.raises(RequestError, match=rf"made by another convert \(.*format: {form} there"):
+        _plan(tmp_path / "em", tmp_path / "out", **fields | other)
 
 
 # From sections to columns
@@ -547,18 +550,31 @@ def test_killed_while_the_copy_is_removed(tmp_path, athwart, records_first, monk
 
 
 @pytest.mark.parametrize("memory", [2, 300])
-def test_resumed_with_another_memory_and_by_another_way(tmp_path, athwart, memory):
-    plan = _plan(tmp_path / "em", tmp_path / "out", **_COLUMNS)
-    writing.prepare(plan, "test")
-    work(dataclasses.replace(plan, stages=plan.stages[:1]))
+def test_resumed_with_less_memory_and_by_another_way(tmp_path, athwart, memory):
     rechunk = {2: "staged", 300: "auto"}[memory]
     fields = _COLUMNS | {"memory_mb": memory, "rechunk": rechunk}
-    other = _plan(tmp_path / "em", tmp_path / "out", **fields)
+    plan = _plan(tmp_path / "em", tmp_path / "out", **fields)
+    writing.prepare(plan, "test")
+    work(dataclasses.replace(plan, stages=plan.stages[:1]))
+    assert plan.peak_bytes > 10**6
+    other = _plan(tmp_path / "em", tmp_path / "out", **_COLUMNS)
     assert other.last.grid != plan.last.grid
     run(other)
     np.testing.assert_array_equal(read(tmp_path / "out"), athwart)
     assert faults(tmp_path / "out") == []
     assert not (tmp_path / "out/segclr-beam/staging").exists()
+
+
+def test_resumed_with_more_memory_it_keeps_its_units(tmp_path, athwart):
+    plan = _plan(tmp_path / "em", tmp_path / "out", **_COLUMNS)
+    run(plan)
+    other = _plan(tmp_path / "em", tmp_path / "out", **_COLUMNS | {"memory_mb": 300})
+    assert other.last.grid == plan.last.grid
+    assert "of 300 MB allowed" in "\n".join(other.lines())
+    assert writing.prepare(other, "test").pending == 0
+    # Less than its units take is another matter.
+    less = _plan(tmp_path / "em", tmp_path / "new", **_COLUMNS | {"memory_mb": 300})
+    assert less.last.grid != plan.last.grid
 
 
 def test_keeping_what_is_not_stored_goes_directly(tmp_path, athwart):

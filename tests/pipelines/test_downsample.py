@@ -351,6 +351,13 @@ def test_requests_that_mean_nothing(tmp_path):
         ({"codec": "lzma"}, "--codec lzma is no codec known here"),
         ({"memory_mb": 0}, "--memory-mb 0 is less than 1"),
         ({"output": ""}, "--output"),
+        (
+            {"output": "http://h/v"},
+            "--output http://h/v is a web server's, which is only",
+        ),
+        ({"format": "precomputed"}, "--format precomputed: levels are added to --volume as it is"),
+        ({"scale": (8.0, 8.0, 8.0)}, "--scale 8,8,8: levels are added to --volume as it is"),
+        ({"voxel_size_nm": (8.0, 8.0, 8.0)}, "--voxel-size 8,8,8: levels are added to --volume"),
     ]:
         with pytest.raises(RequestError) as caught:
             DownsampleConfig(str(em), **fields)
@@ -373,7 +380,7 @@ def test_volumes_that_take_no_levels_and_methods_that_do_not_fit(tmp_path):
         ("float", out | {"method": "mode"}, "which is float32: numbers that are no ids"),
         ("float", out | {"method": "sparse-mode"}, "--method sparse-mode of "),
         ("seg", out | {"codec": "jpeg", "format": "precomputed"}, "--codec jpeg:90 changes voxels"),
-        ("em", out | {"levels": None}, "fit into one chunk, so it needs no coarser levels"),
+        ("em", out | {"levels": None}, "so it needs no coarser levels"),
         ("em", out | {"output": str(tmp_path / "em")}, "em is the source"),
         ("em", out | {"output": str(tmp_path / "em/new")}, "lies inside the input"),
         ("em", out | {"output": str(tmp_path / "seg")}, "seg is not empty and no downsample"),

@@ -453,19 +453,6 @@ def test_a_volume_that_changed_since_the_plan_is_refused(tmp_path):
         open_volume(spec)
 
 
-def test_a_cache_keeps_decoded_chunks(tmp_path):
-    path = a_zarr3(tmp_path / "v")
-    spec = resolve(path)
-    cached, plain = open_volume(spec, cache_bytes=1 << 20), open_volume(spec)
-    np.testing.assert_array_equal(cached.store.read().result(), DATA)
-    for chunk in (path / "c").rglob("*"):
-        if chunk.is_file():
-            chunk.unlink()
-    np.testing.assert_array_equal(cached.store.read().result(), DATA)
-    with pytest.raises(ValueError, match="is missing"):
-        plain.store.read().result()
-
-
 def test_a_huge_domain_costs_nothing(tmp_path):
     side = 10**6
     metadata = {

@@ -18,7 +18,9 @@ from volumes.reading import (
     read_box,
     read_boxes,
     read_subvolume,
+    read_whole,
 )
+from volumes.writing import Target, VolumeLayout, create_levels, open_for_writing, write_box
 
 SIZE = (8.0, 8.0, 40.0)
 SHAPE = (20, 15, 10)
@@ -192,6 +194,30 @@ def test_a_precomputed_shard_that_is_missing_or_empty_is_told(tmp_path):
     second.write_bytes(b"")
     with pytest.raises(RunError, match=r"cannot be read: FAILED_PRECONDITION.*1\.shard"):
         read_box(opened(path), DOMAIN)
+
+
+def test_a_whole_shard_that_tensorstore_reads_as_zeros_is_told(tmp_path):
+    """It does so where shards hold as many minishards as ours."""
+    layout = VolumeLayout(
+        *((64, 32, 32), "uint8", "image", (8.0, 8.0, 8.0), (-8, 0, 16)),
+        **{"chunk": (16, 16, 16), "shard": (32, 32, 32), "format": "precomputed"},
+    )
+    target = Target(str(tmp_path / "v"), layout)
+    create_levels([target], {})
+    stored = np.full(layout.shape, 9, np.uint8)
+    stored[32:] = 0  # which is no shard at all
+    stored[:16, :16] = 0  # zeros of a shard that is there
+    write_box(open_for_writing(target), layout.domain, stored)
+    volume = open_volume(target.spec())
+    part = read_box(volume, layout.domain)
+    np.testing.assert_array_equal(part.array, stored)
+    held = Box((24, 0, 16), (56, 32, 48))
+    assert sum(b.size for b in part.missing) == held.size
+    assert all(held.encloses(b) for b in part.missing)
+    assert read_whole(volume, layout.domain) is None
+    assert read_whole(volume, Box((-8, 0, 16), (24, 32, 48))) is not None
+    with pytest.raises(RunError, match=r"not stored: NOT_FOUND: shard 8_8_8/.\.shard is missing"):
+        read_box(volume, layout.domain, missing="error")
 
 
 def test_a_missing_chunk_is_zero_whatever_the_fill_value(tmp_path):

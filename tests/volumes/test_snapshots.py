@@ -62,7 +62,7 @@ def test_a_chunk_that_is_replaced_meanwhile_is_noticed(
     name: str, when: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between two batches of the same read, and between the last one and its validation."""
-    volume, real = request.getfixturevalue(name), reading._read
+    volume, real = request.getfixturevalue(name), reading._read_batch
     other, batches = writer(volume), []
 
     def replaced(batch, requests):
@@ -73,7 +73,7 @@ def test_a_chunk_that_is_replaced_meanwhile_is_noticed(
             other[24:, 8:, 8:] = 7
         yield from results
 
-    monkeypatch.setattr(reading, "_read", replaced)
+    monkeypatch.setattr(reading, "_read_batch", replaced)
     with pytest.raises(MovedError if when == "after" else DataError, match="changed|mismatch"):
         read_snapshot([Request(volume, BOX)], bytes_in_flight=2000)
     assert len(batches) >= 2 or when == "during"

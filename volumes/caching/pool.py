@@ -13,6 +13,7 @@ stamps instead.
 """
 
 import dataclasses
+import functools
 import json
 import re
 from typing import Any, Literal
@@ -20,11 +21,10 @@ from typing import Any, Literal
 import tensorstore as ts
 
 from volumes.context import pooled_context
-from volumes.errors import RunError
-from volumes.formats import TS_ERRORS, told
-from volumes.opening import Volume, framed
-from volumes.pinning import database, pinned
-from volumes.spec import FORMATS
+from volumes.formats import open_array
+from volumes.opening import Volume, open_volume
+from volumes.pinning import database
+from volumes.spec import FORMATS, VIEW
 
 _LIMIT = re.compile(r'"total_bytes_limit": *([0-9]+)')
 
@@ -32,14 +32,8 @@ Recheck = Literal["always", "never"]
 """Whether a chunk in the pool is looked at again before it is used."""
 
 
-def recheck_of(volume: Volume) -> Recheck:
-    """What keeps a volume's cached chunks true: nothing is needed where it cannot change."""
-    document = pinned(json.loads(volume.spec.tensorstore), volume.spec.pinned)
-    return "never" if "version" in (database(document) or {}) else "always"
-
-
 def pooled(volume: Volume, cache_bytes: int, recheck: Recheck | None = None) -> Volume:
-    """The volume, read through the process's pool.
+    """The volume, read through the process's pool; of a view, the volumes that it is made of.
 
     Args:
         volume: Open volume. One of a driver that stores nothing itself is given back as it is, and
@@ -49,39 +43,33 @@ def pooled(volume: Volume, cache_bytes: int, recheck: Recheck | None = None) -> 
             read through it is not surely of one moment.
 
     Raises:
-        RunError: It cannot be opened again.
+        RunError: It cannot be opened again, or has changed since it was opened.
     """
-    spec = volume.spec
-    if cache_bytes == 0 or spec.driver not in FORMATS or has_pool(volume):
+    known = volume.spec.format == VIEW or volume.spec.driver in FORMATS
+    if cache_bytes == 0 or not known or has_pool(volume):
         return volume
-    again = (recheck or recheck_of(volume)) == "always"
-    document: dict[str, Any] = pinned(json.loads(spec.tensorstore), spec.pinned)
-    document["recheck_cached_data"] = True if again else "open"
-    document["fill_missing_data_reads"] = False
+    opener = functools.partial(_opened, cache_bytes, recheck)
+    return dataclasses.replace(open_volume(volume.spec, opener), pooled=True)
+
+
+def _opened(cache_bytes: int, recheck: Recheck | None, document: dict[str, Any]) -> ts.TensorStore:
+    """An array, through the pool where its driver is known to tell what it stores."""
+    if document["driver"] not in FORMATS:
+        return open_array(document)
+    # Nothing is needed to keep chunks true where they cannot change.
+    fixed = "version" in (database(document) or {})
+    again = (recheck or ("never" if fixed else "always")) == "always"
+    document = document | {"recheck_cached_data": True if again else "open"}
     context = pooled_context(cache_bytes)
-    try:
-        stored = ts.open(document, context=context, open=True, read=True, write=False).result()
-        store = framed(stored, spec.axes, spec.origin_vx)
-    except TS_ERRORS as e:
-        raise RunError(
-            f"{spec.source} was opened and cannot be opened again to be read through a "
-            f"cache: {told(e)}; check that it is still there and that this process may read it"
-        ) from e
-    was, now = (f"{s.dtype.name} {s.domain}" for s in (volume.store, store))
-    if was != now:
-        raise RunError(
-            f"{spec.source} has changed since it was opened: it was {was} and is {now} now; plan "
-            "the run again on the volume as it is"
-        )
-    return dataclasses.replace(volume, store=store)
+    return ts.open(document, context=context, open=True, read=True, write=False).result()
 
 
 def has_pool(volume: Volume) -> bool:
     """Whether what is read of a volume stays in a pool, this process's or one that its spec names.
 
-    It is told for the formats that ``volumes.formats`` knows.
+    The latter is told for the formats that ``volumes.formats`` knows.
     """
-    if volume.spec.driver not in FORMATS:
-        return False
+    if volume.pooled or volume.spec.driver not in FORMATS:
+        return volume.pooled
     document = volume.store.spec(retain_context=True).to_json()
     return any(int(limit) > 0 for limit in _LIMIT.findall(json.dumps(document)))

@@ -7,7 +7,7 @@ name                     level      formats                             voxels
 =======================  =========  ==================================  ========================
 raw                      none       all                                 all
 zstd                     1 to 22    zarr2, zarr3, ome-zarr, n5          all
-gzip                     0 to 9     all; precomputed in shards only     all
+gzip                     0 to 9     all; precomputed in shards, only 6  all
 blosc-lz4, blosc-zstd    0 to 9     zarr2, zarr3, ome-zarr, n5          all
 bzip2                    1 to 9     zarr2, n5                           all
 xz                       0 to 9     n5                                  all
@@ -57,6 +57,8 @@ _KNOWN = {
     "jpeg": _Known((1, 100, 90), ("precomputed",), ("uint8",)),
     "compressed_segmentation": _Known((8, 16, 8), ("precomputed",), ("uint32", "uint64")),
 }
+# The level with which TensorStore compresses inside precomputed shards.
+_SHARD_GZIP = 6
 _ALSO = {"cseg": "compressed_segmentation"}
 
 
@@ -161,8 +163,11 @@ def _refusal(codec: Codec, format_name: str, dtype: str, sharded: bool) -> str:
         return f"--format {format_name} has no {codec.name}"
     if known.dtypes and dtype not in known.dtypes:
         return f"{codec.name} holds {' or '.join(known.dtypes)} voxels and these are {dtype}"
-    if format_name == "precomputed" and codec.name == "gzip" and not sharded:
-        return "precomputed has gzip inside shards only"
+    if format_name == "precomputed" and codec.name == "gzip":
+        if not sharded:
+            return "precomputed has gzip inside shards only"
+        if codec.level not in (None, _SHARD_GZIP):
+            return f"precomputed states no level of gzip, and {_SHARD_GZIP} is what is written"
     return ""
 
 

@@ -1,6 +1,7 @@
 """A pool of decoded chunks never lets a changed volume pass as unchanged."""
 
 import dataclasses
+import json
 import pathlib
 
 import numpy as np
@@ -14,9 +15,10 @@ from volumes.caching import metrics
 from volumes.caching.metrics import Io
 from volumes.caching.pool import has_pool, pooled
 from volumes.context import pooled_context, process_context
+from volumes.errors import RunError
 from volumes.geometry import Box
 from volumes.opening import Volume, open_volume, resolve_volume
-from volumes.reading import Request
+from volumes.reading import Request, read_box
 from volumes.snapshots import Snapshot, guard, read_snapshot
 from volumes.stamps import stamp
 
@@ -175,6 +177,37 @@ def test_a_pool_keeps_to_its_budget(tmp_path: pathlib.Path) -> None:
     _, io = asked(snapshot, small, LEFT)
     assert io["cache_evictions"] > 0
     assert io["bytes_read_file"] > 0
+
+
+def test_a_view_is_read_through_the_pool_and_looked_at_again(volume: Volume) -> None:
+    crop = {"op": "crop", "start": [8, 0, 0], "stop": [48, 16, 16]}
+    document = {"format": "segclr-beam-view", "format_version": 1, "steps": [crop]}
+    named = json.dumps(document | {"of": volume.spec.source})
+    view = open_volume(resolve_volume(named, kind="image"))
+    cached = pooled(view, POOL)
+    assert (has_pool(view), has_pool(cached), guard(cached)) == (False, True, "stamps")
+    first, some = asked(snapshot, cached, RIGHT)
+    again, nothing = asked(snapshot, cached, RIGHT)
+    assert (some["bytes_read_file"] > 0, nothing["bytes_read_file"]) == (True, 0)
+    writer(volume)[20:24] = 7
+    after = snapshot(cached, RIGHT)
+    for found in (first, again):
+        assert np.array_equal(found.parts[0].array, first.parts[0].array)
+    assert np.array_equal(after.parts[0].array, snapshot(view, RIGHT).parts[0].array)
+    assert (after.parts[0].array[4:8] == 7).all()
+    assert after.stamps != first.stamps
+
+
+def test_what_is_missing_of_a_whole_box_is_told_chunk_by_chunk(volume: Volume) -> None:
+    writer(volume)[16:32] = 0
+    cached = pooled(volume, POOL)
+    both = [read_box(v, LEFT) for v in (volume, cached)]
+    assert len(both[0].missing) == 8
+    assert both[0].missing == both[1].missing
+    assert both[0].bytes_decoded == both[1].bytes_decoded
+    assert np.array_equal(both[0].array, both[1].array)
+    with pytest.raises(RunError, match=r"voxels \[16:24, 0:8, 0:8\) .* is not stored: NOT_FOUND"):
+        read_box(cached, LEFT, missing="error")
 
 
 boxes = st.tuples(st.integers(0, 40), st.integers(1, 48)).map(
