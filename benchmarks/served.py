@@ -59,11 +59,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    """Takes many connections at once; with the usual five the sixth waits for a second."""
+
+    daemon_threads = True
+    request_queue_size = 256
+
+
 def _serve(folder: str, delay_s: float, port: Any) -> None:
     handler = functools.partial(_Handler, pathlib.Path(folder), delay_s)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    server.request_queue_size = 256
+    server = _Server(("127.0.0.1", 0), handler)
     port.put(server.server_address[1])
     server.timeout = 1.0
     until = time.monotonic() + _LONGEST_S

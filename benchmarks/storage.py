@@ -91,7 +91,6 @@ WAYS: dict[Kind, tuple[Way, ...]] = {
         Way("HDF5 gzip 4", "hdf5"),
         Way("default", "zarr3"),
         Way("zarr3 stored x, y, z", "zarr3", axes="xyz"),
-        Way("zarr3 stored z, y, x", "zarr3", axes="zyx"),
         Way("ome-zarr zstd:3", "ome-zarr", "zstd:3"),
         Way("precomputed gzip:6", "precomputed", "gzip:6"),
         Way("smallest: png:6", "precomputed", "png:6", sharded=False),
@@ -103,7 +102,6 @@ WAYS: dict[Kind, tuple[Way, ...]] = {
         Way("HDF5 gzip 4", "hdf5"),
         Way("default", "zarr3"),
         Way("zarr3 stored x, y, z", "zarr3", axes="xyz"),
-        Way("zarr3 stored z, y, x", "zarr3", axes="zyx"),
         Way("zarr3 zstd:9", "zarr3", "zstd:9"),
         Way("zarr3 blosc-lz4", "zarr3", "blosc-lz4"),
         Way("n5 gzip:6", "n5", "gzip:6", sharded=False),
@@ -150,7 +148,7 @@ def read(way: Way, shape: Vec, dtype: str, kind: Kind, folder: pathlib.Path) -> 
             return np.asarray(file["voxels"][:])
     layout = way.layout(shape, dtype, kind)
     volume = open_volume(Target(str(folder), layout).spec())
-    return read_box(volume, layout.domain, missing="error").array
+    return read_box(volume, layout.domain, missing="error", order="F").array
 
 
 def _written(way: Way, sample: str, kind: Kind, folder: str) -> tuple[float, int]:

@@ -154,8 +154,8 @@ def find_levels(directory: Directory, driver: str | None = None) -> tuple[Level,
         )
     raise RequestError(
         f"{directory.name} is not a volume: looked there for {', '.join(looked)} and found none; "
-        "give the directory that holds that file, or make a volume of image sections, HDF5 or NPY "
-        "with: segclr-beam ingest"
+        "give the directory that holds that file, or make a volume of sections, HDF5, NPY, MRC or "
+        "NIfTI with: segclr-beam ingest"
     )
 
 

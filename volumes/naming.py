@@ -80,7 +80,8 @@ def _refuse_local(volume: str, name: str) -> None:
     if path.exists():
         raise RequestError(
             f"{name} is a file, and a volume is a directory (Zarr, N5, precomputed); make a volume "
-            "of image sections, HDF5 or NPY with: segclr-beam ingest --source"
+            "of sections (PNG, JPEG, TIFF), HDF5, NPY, MRC or NIfTI with: "
+            "segclr-beam ingest --source"
         )
     raise RequestError(
         f"{name} does not exist; give a path or URL of a volume, or make one with: "

@@ -242,10 +242,7 @@ def read_boxes(
         RunError: Storage fails, or the limit is passed.
     """
     _check_memory(requests, bytes_in_flight, limit_bytes)
-    arrays = [
-        np.zeros(r.box.shape, ts.dtype(r.volume.spec.dtype).numpy_dtype, order=r.order)
-        for r in requests
-    ]
+    arrays: dict[int, npt.NDArray[Any]] = {}
     missing: list[list[Box]] = [[] for _ in requests]
     decoded = [0] * len(requests)
     pieces = _pieces(requests, bytes_in_flight)
@@ -254,13 +251,24 @@ def read_boxes(
             missing[piece.request].append(piece.box)
         if result is None:
             continue
-        box = requests[piece.request].box
-        arrays[piece.request][piece.box.slices(box)] = result
+        request = requests[piece.request]
+        if piece.box == request.box:
+            arrays[piece.request] = result
+        else:
+            if piece.request not in arrays:
+                arrays[piece.request] = _zeros(request)
+            arrays[piece.request][piece.box.slices(request.box)] = result
         decoded[piece.request] += piece.cost
     return [
-        Part(r.box, array, tuple(absent), size)
-        for r, array, absent, size in zip(requests, arrays, missing, decoded, strict=True)
+        Part(r.box, arrays[i] if i in arrays else _zeros(r), tuple(missing[i]), decoded[i])
+        for i, r in enumerate(requests)
     ]
+
+
+def _zeros(request: Request) -> npt.NDArray[Any]:
+    """What is read of a box of which nothing is stored."""
+    dtype = ts.dtype(request.volume.spec.dtype).numpy_dtype
+    return np.zeros(request.box.shape, dtype, order=request.order)
 
 
 def _check_memory(requests: Sequence[Request], bytes_in_flight: int, limit_bytes: int) -> None:

@@ -8,8 +8,9 @@ decoded chunks of all that it read, beside the arrays.
 
 A sharded volume is read between two looks at its stamps: to validate a transaction TensorStore
 reads every shard that was touched whole, nine times the bytes in a measurement with small shards.
-The same goes for drivers that take no transactions, and for a volume that is read through a cache
-pool, where a transaction would leave empty chunks behind (``volumes.caching.pool``). A volume whose
+The same goes for drivers that take no transactions, for views, which are computed and so cannot be
+committed, and for a volume that is read through a cache pool, where a transaction would leave empty
+chunks behind (``volumes.caching.pool``). A volume whose
 storage has no stamps is read as it comes, and ``guard`` says so: there, a transaction would
 validate nothing either. One that is pinned to a version of a database cannot change.
 """
@@ -28,6 +29,7 @@ from volumes.formats import TS_ERRORS, told
 from volumes.opening import Volume
 from volumes.pinning import database, pinned
 from volumes.reading import BYTES_IN_FLIGHT, Part, Request, is_of_the_data, read_boxes
+from volumes.spec import VIEW
 from volumes.stamps import stamp, stamped
 
 Guard = Literal["pinned", "transaction", "stamps", "none"]
@@ -64,7 +66,7 @@ def guard(volume: Volume) -> Guard:
         return "pinned"
     if not stamped(volume):
         return "none"
-    whole = spec.read_chunk == spec.write_chunk
+    whole = spec.read_chunk == spec.write_chunk and spec.format != VIEW
     return "transaction" if whole and not has_pool(volume) else "stamps"
 
 

@@ -89,8 +89,8 @@ def _local(path: str, local: pathlib.Path) -> Report:
     if local.is_file():
         raise RequestError(
             f"{_named(path)} is a file that is no model (.keras, or a checkpoint's .index) and no "
-            "view or TensorStore spec (.json); image sections, HDF5 or NPY become a volume with: "
-            "segclr-beam ingest"
+            "view or TensorStore spec (.json); sections (PNG, JPEG, TIFF), HDF5, NPY, MRC and "
+            "NIfTI become a volume with: segclr-beam ingest"
         )
     raise RequestError(f"{_named(path)} does not exist; {_GIVE}")
 

@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 
 from launch.cli import main
+from pipelines.demo.job import DemoConfig, make_sample
+from pipelines.demo.phantom import make_phantom
 from tests.interop.browser import Pixels, Window, window
 from tests.interop.cors import served
 from tests.interop.oracle import HUGE
@@ -214,6 +216,49 @@ def test_the_coarser_level_lies_where_the_finest_does(browser, place):
         chunks = [p for p in asked if p.startswith(f"/again/{name}-ome-zarr/") and "/c/" in p]
         assert chunks
         assert all("/1/c/" in path for path in chunks)
+
+
+def test_the_volumes_of_the_demo_lie_on_each_other(browser, tmp_path):
+    """Each pixel of a section is a voxel: of the image its grey, of a segment its colour."""
+    config = DemoConfig(output=str(tmp_path))
+    assert make_sample(config)
+    for ingest in config.ingests():
+        words = ["ingest", f"--source={ingest.source}", f"--output={ingest.output}"]
+        words += [f"--kind={ingest.kind}", f"--voxel-size={numbers(ingest.voxel_size_nm)}"]
+        run([*words, *(["--dataset=stack", "--axes=zyx"] if ingest.dataset else [])])
+    phantom = make_phantom(config.phantom)
+    width, height, depth = config.phantom.shape
+    grey, ids = phantom.image[:, :, depth // 2].T, phantom.labels[:, :, depth // 2].T
+    known, counts = np.unique(ids[ids > 2**53], return_counts=True)
+    chosen = known[counts.argmax()]
+    assert (ids == chosen).mean() > 0.005
+    with served(tmp_path) as (url, _):
+        em = {"type": "image", "name": "em", "source": f"zarr3://{url}/em.zarr"}
+        seg = {
+            "type": "segmentation",
+            "name": "seg",
+            "source": f"zarr3://{url}/segmentation.zarr",
+            "segments": [str(chosen)],
+            "segmentColors": {str(chosen): "#ff0000"},
+            "selectedAlpha": 1.0,
+        }
+        shown = {
+            "dimensions": {"xyz"[i]: [s * 1e-9, "m"] for i, s in enumerate(ingest.voxel_size_nm)},
+            "position": [width / 2, height / 2, depth // 2 + 0.5],
+            "crossSectionScale": 1.0,
+            "layout": "xy",
+            "showAxisLines": False,
+            "showScaleBar": False,
+            "showDefaultAnnotations": False,
+        }
+        size = (width, height)
+        grey_seen = browser.picture(shown | {"layers": [em]}, size)[..., :3].astype(int)
+        ids_seen = coloured(browser.picture(shown | {"layers": [seg]}, size))
+        everything = seg | {"segments": [], "selectedAlpha": 0.3, "notSelectedAlpha": 0.3}
+        keep(browser.picture(shown | {"layers": [em, everything]}, size), "demo", tmp_path)
+    assert np.ptp(grey_seen) > 100
+    assert np.abs(grey_seen - grey[..., None]).max() <= 1
+    np.testing.assert_array_equal(ids_seen, ids == chosen)
 
 
 def keep(picture: Pixels, name: str, folder: pathlib.Path) -> None:
