@@ -6,6 +6,7 @@ in ``flags`` and ``config_file``. TensorFlow waits still longer, behind ``segclr
 """
 
 import difflib
+import gc
 import importlib
 import json
 import os
@@ -15,11 +16,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from launch import flags, parsers
+from launch.allocator import keep_freed_memory
 from launch.config_file import config_words
 from launch.parsers import Job, Parser, UsageError
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 """Exit statuses: done; the run failed or left work undone; the request is wrong; stopped."""
+
+# Jobs whose units are as large as memory allows.
+_WRITERS = ("ingest", "convert", "downsample")
 
 _STOPPED = (
     "interrupted; what is committed stays: run the same command again, which does what is missing"
@@ -58,6 +63,8 @@ def _run(job: Job, parser: Parser, given: list[str], typed: list[str]) -> int:
     missing = parsers.missing_flags(job, parser, parsed)
     if missing:
         raise UsageError(f"{job.name} needs {', '.join(missing)}; for example:\n  {job.example}")
+    if job.name in _WRITERS:
+        keep_freed_memory()
     entry = _door(job.module).JOBS[job.name]
     status, message, summary = _door().run_job(job.name, entry, parsed, beam_words, typed)
     if status != DONE:
@@ -80,7 +87,13 @@ def _job(name: str) -> Job:
 
 def _door(module: str = "launch.jobs") -> Any:
     """The door to everything heavy."""
-    return importlib.import_module(module)
+    collecting = gc.isenabled()
+    gc.disable()  # which would walk all modules again and again while they load, and free nothing
+    try:
+        return importlib.import_module(module)
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _for_beam(parser: Parser, left_over: list[str]) -> list[str]:
