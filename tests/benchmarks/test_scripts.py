@@ -55,6 +55,26 @@ def test_access_prints_each_part_beside_its_baseline() -> None:
     assert titles[2:] == ["views", "latency", "batch", "random"]
 
 
+@pytest.mark.slow
+def test_storage_compares_every_way_of_both_kinds() -> None:
+    lines = printed("benchmarks.storage", "--quick")
+    titles = [line for line in lines if line.startswith("synthetic, ")]
+    assert [t.split(",")[1].strip() for t in titles] == ["image", "segmentation"]
+    lossless = [line for line in lines if " same " in f"{line} " and "jpeg" not in line]
+    assert len(lossless) == 7 + 8
+    assert sum(line.lstrip().startswith(("jpeg", "asked")) for line in lines) == 2
+
+
+@pytest.mark.slow
+def test_the_comparison_with_igneous_runs_our_side_alone() -> None:
+    words = ["--alone", "--quick", "--cases", "segmentation compressed_segmentation chunks"]
+    lines = printed("benchmarks.volumes_vs_peers", *words)
+    header = next(i for i, line in enumerate(lines) if line.split()[:1] == ["case"])
+    cases = [line.split() for line in lines[header + 1 :]]
+    assert [c[0] for c in cases] == ["convert", "downsample"]
+    assert all(float(c[-3]) > 0 and float(c[-2]) > 10 for c in cases)
+
+
 def test_an_unknown_part_is_refused() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.commit", "--parts", "everything"],
