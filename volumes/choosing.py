@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from volumes.errors import RequestError
 from volumes.formats import TS_ERRORS, open_array, told
 from volumes.geometry import Vec, Vec3, same_voxel_size, vec
-from volumes.levels import SPATIAL, Level, by_axis
+from volumes.levels import INTEGRAL, SPATIAL, Level, by_axis
 from volumes.naming import Flags, Located
 from volumes.spec import Kind, numbers
 
-_INTEGRAL = 1 / 64
 _MOSTLY_IDS = ("uint32", "uint64", "int64")
 
 
@@ -91,7 +90,7 @@ def origin_of(level: Level, axes: tuple[str, ...], located: Located) -> Vec:
     if level.origin_vx is None:
         return flag or (0, 0, 0)
     stated = [float(v or 0.0) for v in by_axis(level.origin_vx, axes, name)]
-    if not all(math.isfinite(v) and abs(v - round(v)) <= _INTEGRAL for v in stated):
+    if not all(math.isfinite(v) and abs(v - round(v)) <= INTEGRAL for v in stated):
         raise RequestError(
             f"{name} states an origin of {numbers(tuple(stated))} voxels, which is no whole number "
             "of voxels, so its voxels lie between those of the frame; take another level, or "

@@ -14,6 +14,9 @@ from volumes.spec import Kind
 
 SPATIAL = ("x", "y", "z")
 
+INTEGRAL = 1 / 64
+"""How far from a whole number of voxels an origin may be stated and still be one."""
+
 _NM = {
     "fm": 1e-6,
     "pm": 1e-3,

@@ -5,14 +5,15 @@ the units of the axes. In the frame the first voxel of level 0 has its centre at
 translation is 0, and a coarser voxel covers whole finer ones, so its centre lies half the
 difference of their sizes further: ``origin = (translation - (scale - scale_0) / 2) / scale``. Many
 writers state no half-voxel shift: levels that all have the same translation, or none, are taken to
-share their first corner, ``origin = translation / scale``.
+share their first corner, ``origin = translation / scale``, unless that lies between voxels and the
+centres do not.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 from volumes.errors import RequestError
-from volumes.levels import SPATIAL, Level, floats, named_axes, nm_per, tidy
+from volumes.levels import INTEGRAL, SPATIAL, Level, floats, named_axes, nm_per, tidy
 
 _Json = dict[str, Any]
 _Transform = tuple[tuple[float, ...], tuple[float, ...] | None]
@@ -124,7 +125,25 @@ def _origin(transform: _Transform, levels: list[_Transform]) -> tuple[float, ...
         for _, other in levels
         for a, b in zip(other or zero, translation, strict=True)
     )
-    base = scale if aligned else levels[0][0]
-    if not all(scale):
+    if not all(all(s) for s, _ in levels):
         return None
-    return tuple((t - (s - s0) / 2) / s for t, s, s0 in zip(translation, scale, base, strict=True))
+    if aligned and (all(_whole(t, t[0]) for t in levels) or not _centred(levels)):
+        return _corner(transform, scale)
+    return _corner(transform, levels[0][0])
+
+
+def _corner(transform: _Transform, base: tuple[float, ...]) -> tuple[float, ...]:
+    """A level's origin, in its voxels, where level 0 has voxels of size ``base``."""
+    scale, translation = transform
+    moved = translation or (0.0,) * len(scale)
+    return tuple((t - (s - s0) / 2) / s for t, s, s0 in zip(moved, scale, base, strict=True))
+
+
+def _whole(transform: _Transform, base: tuple[float, ...]) -> bool:
+    """Whether an origin is a whole number of voxels on every axis."""
+    return all(abs(v - round(v)) <= INTEGRAL for v in _corner(transform, base))
+
+
+def _centred(levels: list[_Transform]) -> bool:
+    """Whether every level begins at a whole voxel if translations are those of centres."""
+    return all(_whole(t, levels[0][0]) for t in levels)

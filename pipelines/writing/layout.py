@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.text import shape_text
-from pipelines.writing.plan import fixed_bytes
+from pipelines.writing.plan import Memory
 from volumes.errors import RequestError
 from volumes.geometry import Vec, Vec3, vec
 from volumes.levels import SPATIAL
@@ -24,6 +24,9 @@ from volumes.writing.morton import legal_shards
 CHUNK: Vec = (64, 64, 64)
 """Voxels of a chunk, unless the user says otherwise."""
 
+# Shards with which a source is decoded half again as often as with others are as good: larger ones
+# make fewer objects.
+_ALIKE = 1.5
 _CHUNKS_A_SHARD = 4
 
 UNSHARDED = "none"
@@ -137,10 +140,10 @@ def chosen_layout(
 ) -> VolumeLayout:
     """The layout that was asked for, with a shard that suits source and memory where none was.
 
-    A chosen shard has up to four chunks a side, no more than cover the volume: as wide in x and y
-    as the memory allows, and as deep in z as leaves the source decoded least often, the deeper
-    where it makes no difference. Where not even one chunk fits, it is a chunk; the plan of the work
-    then refuses with the figures.
+    A chosen shard has up to four chunks a side, no more than cover the volume: of those that the
+    memory allows the one with which the source is decoded least often; where that makes hardly a
+    difference, the wider in x and y, then the deeper in z. Where not even one chunk fits, it is a
+    chunk; the plan of the work then refuses with the figures.
 
     Raises:
         RequestError: There is no such volume.
@@ -149,33 +152,33 @@ def chosen_layout(
         return wanted.layout(None if isinstance(wanted.shard, str) else wanted.shard)
     if wanted.shard is not None:
         return wanted.layout(vec(wanted.shard))
-    for shards in _candidates(wanted):
-        fitting = []
-        for shard in shards:
-            layout = wanted.layout(shard)
-            fixed = fixed_bytes(source, [layout])
-            if fixed + layout.write_bytes <= budget:
-                itemsize = max(layout.itemsize, np.dtype(source.dtype).itemsize)
-                unit = choose_unit(
-                    source.shape,
-                    shard,
-                    source.piece,
-                    (budget - fixed) // itemsize,
-                    max(1, TARGET_BYTES // itemsize),
-                    offset,
-                )
-                fitting.append((times_read(source.shape, unit, source.piece, offset), layout))
-        if fitting:
-            return min(fitting, key=lambda found: round(found[0], 2))[1]
+    fitting = []
+    for shard in _candidates(wanted):
+        layout = wanted.layout(shard)
+        memory = Memory.of(source, [layout], [(1, 1, 1)])
+        if memory.needed(shard) <= budget:
+            itemsize = max(layout.itemsize, np.dtype(source.dtype).itemsize)
+            unit = choose_unit(
+                source.shape,
+                shard,
+                source.piece,
+                memory.limit(budget),
+                max(1, TARGET_BYTES // itemsize),
+                offset,
+            )
+            fitting.append((times_read(source.shape, unit, source.piece, offset), layout))
+    if fitting:
+        least = min(often for often, _ in fitting)
+        return next(layout for often, layout in fitting if often <= _ALIKE * least)
     return wanted.layout(wanted.chunk if wanted.format != "precomputed" else None)
 
 
-def _candidates(wanted: Wanted) -> list[list[Vec]]:
-    """Shards worth a try, the wider before the narrower, each list the deeper first."""
+def _candidates(wanted: Wanted) -> list[Vec]:
+    """Shards worth a try, the wider before the narrower, of one width the deeper first."""
     if wanted.format == "precomputed":
         most = math.prod(wanted.chunk) * _CHUNKS_A_SHARD**3
         legal = legal_shards(wanted.shape, wanted.chunk)
-        return [[s] for s in reversed(legal) if math.prod(s) <= most]
+        return [s for s in reversed(legal) if math.prod(s) <= most]
     counts = [-(-n // c) for n, c in zip(wanted.shape, wanted.chunk, strict=True)]
 
     def shard(chunks: tuple[int, int, int]) -> Vec:
@@ -183,7 +186,7 @@ def _candidates(wanted: Wanted) -> list[list[Vec]]:
         return vec(c * min(k, n) for c, k, n in sides)
 
     sides = range(_CHUNKS_A_SHARD, 0, -1)
-    return [[shard((wide, wide, deep)) for deep in sides] for wide in sides]
+    return [shard((wide, wide, deep)) for wide in sides for deep in sides]
 
 
 def described(target: Target, dtype: str) -> tuple[str, str]:

@@ -189,20 +189,16 @@ def stage(
         RequestError: Not even one write chunk of each target fits into the budget.
     """
     write = granule(targets, factors)
-    per_voxel = _per_voxel(source, targets, factors)
-    fixed = fixed_bytes(source, [t.layout for t in targets])
-    fixed += _reducing(source, factors, method)
-    held = math.prod(min(a, b) for a, b in zip(write, source.shape, strict=True))
-    refuse_memory(round(fixed + held * per_voxel), budget_bytes, source.scratch_bytes, write)
-    limit = math.floor((budget_bytes - fixed) / per_voxel)
+    memory = Memory.of(source, [t.layout for t in targets], factors, method)
+    refuse_memory(memory.needed(write), budget_bytes, source.scratch_bytes, write)
+    limit = memory.limit(budget_bytes)
     wished = max(1, TARGET_BYTES // np.dtype(source.dtype).itemsize)
     unit = choose_unit(source.shape, write, source.piece, limit, wished, offset)
-    held = math.prod(min(a, b) for a, b in zip(unit, source.shape, strict=True))
     grid = ChunkGrid(Box.of(origin_vx, source.shape), unit, origin_vx)
     return Stage(
         WriteJob(name, source, origin_vx, output, tuple(targets), tuple(factors), grid, method),
         times_read(source.shape, unit, source.piece, offset),
-        round(fixed + held * per_voxel),
+        memory.needed(unit),
     )
 
 
@@ -215,19 +211,67 @@ def granule(targets: Sequence[Target], factors: Sequence[Vec]) -> Vec:
     return vec(math.lcm(*axis) for axis in zip(*sides, strict=True))
 
 
-def fixed_bytes(source: Source, layouts: Sequence[VolumeLayout]) -> int:
-    """Memory a worker takes besides the unit: the source's, and what is written, in flight twice.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Memory:
+    """What a worker takes besides Python and its libraries, by the unit that it works on.
 
-    What is written is there as a copy and, encoded, once more: at worst in its own size.
+    Attributes:
+        shape: Voxels of the source, XYZ: a unit holds no more.
+        scratch: Bytes taken whatever the unit: to decode the source, and to make coarser levels.
+        held: Bytes taken for each voxel of a unit: as it was read, and for each level.
+        flying: For each level the most bytes that are on their way to the store at once, and its
+            bytes for a voxel of the source. They are there as a copy and, encoded, once more: at
+            worst in their own size.
     """
-    return source.scratch_bytes + 2 * max(map(_flying, layouts))
+
+    shape: Vec
+    scratch: int
+    held: float
+    flying: tuple[tuple[int, float], ...]
+
+    @classmethod
+    def of(
+        cls,
+        source: Source,
+        layouts: Sequence[VolumeLayout],
+        factors: Sequence[Vec],
+        method: Method | None = None,
+    ) -> "Memory":
+        """The memory of a pass.
+
+        Args:
+            source: Where voxels come from.
+            layouts: What is written, finest first.
+            factors: For each, how many voxels of the source one of its voxels has.
+            method: How it is made of a finer one.
+        """
+        levels = [
+            (SHARDS_IN_FLIGHT * _piece(x), x.itemsize / math.prod(f))
+            for x, f in zip(layouts, factors, strict=True)
+        ]
+        scratch = source.scratch_bytes + _reducing(source, factors, method)
+        return cls(source.shape, scratch, _per_voxel(source, layouts, factors), tuple(levels))
+
+    def needed(self, unit: Vec) -> int:
+        """Bytes that a worker takes at most on units of a shape."""
+        # Formats store whole chunks, also where they stick out of the volume.
+        voxels = math.prod(unit)
+        flying = max(min(most, voxels * each) for most, each in self.flying)
+        held = math.prod(min(a, b) for a, b in zip(unit, self.shape, strict=True)) * self.held
+        return round(self.scratch + 2 * flying + held)
+
+    def limit(self, budget_bytes: int) -> int:
+        """The most voxels of a unit that a budget surely holds."""
+        left = budget_bytes - self.scratch
+        whole = (left - 2 * max(most for most, _ in self.flying)) / self.held
+        small = left / (self.held + 2 * max(each for _, each in self.flying))
+        return max(0, math.floor(max(whole, small)))
 
 
-def _flying(layout: VolumeLayout) -> int:
-    """Bytes of a level's voxels that are on their way to the store at once."""
+def _piece(layout: VolumeLayout) -> int:
+    """Bytes of a level that are written at once."""
     sharded = layout.shard not in (None, layout.chunk)
-    piece = layout.write_bytes if sharded else max(PIECE_BYTES, layout.write_bytes)
-    return min(SHARDS_IN_FLIGHT * piece, math.prod(layout.shape) * layout.itemsize)
+    return layout.write_bytes if sharded else max(PIECE_BYTES, layout.write_bytes)
 
 
 def _reducing(source: Source, factors: Sequence[Vec], method: Method | None) -> int:
@@ -239,12 +283,11 @@ def _reducing(source: Source, factors: Sequence[Vec], method: Method | None) -> 
     return max((scratch_bytes(source.shape, itemsize, f, method) for f in steps), default=0)
 
 
-def _per_voxel(source: Source, targets: Sequence[Target], factors: Sequence[Vec]) -> float:
+def _per_voxel(source: Source, layouts: Sequence[VolumeLayout], factors: Sequence[Vec]) -> float:
     """Memory a worker takes for each voxel of a unit: as it was read, and for each level."""
     itemsize = np.dtype(source.dtype).itemsize
     taken = float(itemsize)
-    for target, factor in zip(targets, factors, strict=True):
-        layout = target.layout
+    for layout, factor in zip(layouts, factors, strict=True):
         if math.prod(factor) > 1 or layout.itemsize != itemsize:
             taken += layout.itemsize / math.prod(factor)
     return taken

@@ -111,13 +111,14 @@ def test_an_unreadable_section_is_named_and_a_rerun_does_the_rest(
     words = ["ingest", "--source=sections", "--kind=image", "--voxel-size=10,10,10"]
     words += ["--chunk=16", "--shard=16", "--memory-mb=1"]
     undisturbed = done(capsys, [*words, "--output=whole.zarr"])
-    assert undisturbed["units"] == undisturbed["units_written"] == 2
+    assert undisturbed["units"] == undisturbed["units_written"] == 6
     whole = cut(sections[80], 200)
     words.append("--output=new.zarr")
     failed(capsys, words, "sections/em.81.png", "repair or replace it", "same command again")
     sections[80].write_bytes(whole)
     summary = done(capsys, words)
-    assert (summary["units_written"], summary["units_skipped"]) == (1, 1)
+    assert summary["units_written"] + summary["units_skipped"] == 6
+    assert 0 < summary["units_written"] < 6
     assert summary["digest"] == undisturbed["digest"]
 
 

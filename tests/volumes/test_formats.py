@@ -180,6 +180,13 @@ def test_ome_levels_without_half_voxel_shifts_share_a_corner(tmp_path):
     assert [v.origin_vx for v in found] == [(2.0, 0.0, 2.0), (1.0, 0.0, 1.0)]
 
 
+def test_ome_centres_that_coincide_are_centres_where_corners_lie_between_voxels(tmp_path):
+    """Voxel 1 of the finer level is the middle of voxel 0 of the coarser, three times as wide."""
+    image = made.multiscale([[0.04, 8, 8], [0.04, 24, 8]], [[0.08, 8, 0]] * 2)
+    found = levels(made.ome_group(tmp_path / "v", image, "0.5"))
+    assert [v.origin_vx for v in found] == [(2.0, 1.0, 0.0), (2.0, 0.0, 0.0)]
+
+
 def test_the_whole_images_transformation_follows_the_levels(tmp_path):
     image = made.multiscale([[1, 2, 2]], [[3, 0, 2]])
     image["coordinateTransformations"] = [
