@@ -3,8 +3,9 @@
 Unsharded volumes are read through one repeatable-read transaction, which is validated when the
 boxes are in memory: its commit fails if a chunk was replaced since it was read. In between, the
 stamps of the chunks are taken, which therefore are those of what was read. Such a transaction only
-reads and is not an atomic one; see docs/traps.md for what those do. Until it ends it holds the
-decoded chunks of all that it read, beside the arrays.
+reads and is not an atomic one; see docs/traps.md for what those do. Nor does it share a cache with
+another (``volumes.context.private_context``): the volumes are opened anew for it, without a
+request. Until it ends it holds the decoded chunks of all that it read, beside the arrays.
 
 A sharded volume is read between two looks at its stamps: to validate a transaction TensorStore
 reads every shard that was touched whole, nine times the bytes in a measurement with small shards.
@@ -24,6 +25,7 @@ from typing import Literal
 import tensorstore as ts
 
 from volumes.caching.pool import has_pool
+from volumes.context import private_context
 from volumes.errors import DataError, RunError
 from volumes.formats import TS_ERRORS, told
 from volumes.opening import Volume
@@ -91,10 +93,10 @@ def read_snapshot(
         stamp(r.volume, r.box) if g == "stamps" else None
         for r, g in zip(requests, guards, strict=True)
     ]
-    transaction = ts.Transaction(repeatable_read=True)
+    transaction, context = ts.Transaction(repeatable_read=True), private_context()
     try:
         inside = [
-            dataclasses.replace(r, volume=_within(r.volume, transaction))
+            dataclasses.replace(r, volume=_within(r.volume, transaction, context))
             if g == "transaction"
             else r
             for r, g in zip(requests, guards, strict=True)
@@ -112,8 +114,12 @@ def read_snapshot(
     return Snapshot(tuple(parts), tuple(stamps))
 
 
-def _within(volume: Volume, transaction: ts.Transaction) -> Volume:
-    return dataclasses.replace(volume, store=volume.store.with_transaction(transaction))
+def _within(volume: Volume, transaction: ts.Transaction, context: ts.Context) -> Volume:
+    """The volume as a transaction reads it, with the metadata that it was opened with."""
+    spec = volume.store.spec()
+    spec.update(open=True, assume_metadata=True)
+    own = ts.open(spec, read=True, write=False, context=context).result()
+    return dataclasses.replace(volume, store=own.with_transaction(transaction))
 
 
 def _validate(transaction: ts.Transaction, requests: Sequence[Request]) -> None:

@@ -84,6 +84,57 @@ def test_a_chunk_that_is_replaced_meanwhile_is_noticed(
     assert (found.parts[0].array[:4, :4, :4] == 7).all()
 
 
+def stored(driver: str, folder: pathlib.Path) -> Volume:
+    """An unsharded volume of each driver that takes transactions."""
+    array, chunk = voxels(), (8, 8, 8)
+    if driver == "zarr2":
+        sample_volumes.zarr2(folder, array, chunk)
+    elif driver == "n5":
+        sample_volumes.n5(folder, array, chunk, {})
+    elif driver == "precomputed":
+        sample_volumes.precomputed(folder, array, chunk)
+    else:
+        sample_volumes.zarr3(folder, array, chunk, names=("x", "y", "z"))
+    stated = {} if driver == "precomputed" else {"voxel_size_nm": (8, 8, 8), "origin_vx": (0, 0, 0)}
+    axes = "xyz" if driver in ("zarr2", "n5") else None
+    return open_volume(resolve_volume(str(folder), kind="image", axes=axes, **stated))
+
+
+@pytest.mark.parametrize("driver", ["zarr2", "zarr3", "n5", "precomputed"])
+def test_one_snapshot_takes_nothing_from_another(
+    tmp_path: pathlib.Path, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two end while a third, of the same chunks, is still open; see the next test."""
+    volume, real, found = stored(driver, tmp_path / "v"), snapshots._validate, []
+    assert guard(volume) == "transaction"
+
+    def others_first(transaction, requests):
+        if not found:
+            found.append(None)
+            found.extend(read_snapshot(requests) for _ in range(2))
+        real(transaction, requests)
+
+    monkeypatch.setattr(snapshots, "_validate", others_first)
+    outer = read_snapshot([Request(volume, BOX)])
+    for one in (outer, *found[1:]):
+        assert one.parts[0].missing == ()
+        assert np.array_equal(one.parts[0].array, voxels()[4:28, 4:12, 4:12])
+        assert one.stamps == outer.stamps
+
+
+def test_transactions_that_share_a_cache_lose_chunks(plain: Volume) -> None:
+    """The trap that a private context keeps clear of; where this fails, TensorStore mended it."""
+    ended, still = (ts.Transaction(repeatable_read=True) for _ in range(2))
+    for transaction in (ended, still):
+        assert plain.store.with_transaction(transaction).read().result().all()
+    ended.commit_sync()
+    with pytest.raises(ValueError, match="NOT_FOUND: chunk .* is missing"):
+        plain.store.with_transaction(still).read().result()
+    with pytest.raises(ValueError, match="NOT_FOUND: chunk .* is missing"):
+        plain.store.read().result()
+    still.abort()
+
+
 def test_a_chunk_elsewhere_may_change(plain: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     real, other = snapshots._validate, writer(plain)
 
