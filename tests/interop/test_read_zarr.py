@@ -129,7 +129,9 @@ def _write_ome(path, version, levels, sizes, starts):
     old = version == "0.4"
     axis, spec, model = (Axis04, Spec2, v04.Image) if old else (Axis05, Spec3, v05.Image)
     arrays = [np.ascontiguousarray(level.T) for level in levels]
-    more = {"chunks": (10, 8, 16)} if old else {"dimension_names": ("z", "y", "x")}
+    bytes_codec = {"name": "bytes", "configuration": {"endian": "little"}}
+    named = {"dimension_names": ("z", "y", "x"), "codecs": (bytes_codec,)}
+    more = {"chunks": (10, 8, 16)} if old else named
     group = model.new(
         array_specs=[spec.from_array(a, **more) for a in arrays],
         paths=[f"s{i}" for i in range(len(arrays))],
