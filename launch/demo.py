@@ -15,7 +15,7 @@ def run_demo(config: demo.DemoConfig, running: Running) -> Summary:
     running.out.say("sample: made" if demo.make_sample(config) else "sample: there already")
     for each in config.ingests():
         jobs.run_ingest(each, running)
-    summary = jobs.run_embed(config.embed(running.workers), running)
+    summary = jobs.run_embed(config.embed(running.asked.workers), running)
     jobs.run_export(config.export(), running)
     found = demo.account(config, f"segclr-beam demo: {summary['model']}")
     kinds = ", ".join(f"{n:,} {name}" for name, n in found["kinds"].items())

@@ -14,6 +14,7 @@ import apache_beam as beam
 from launch import console, progress, runner
 from launch.cli import DONE, FAILED, WRONG
 from launch.console import Console
+from launch.engines import Asked, engine_of
 from pipelines import convert, downsample, embed, export, ingest, reprocess, writing
 from pipelines.io import io_line, io_summary
 from volumes import objects, partition, runs, store
@@ -52,17 +53,13 @@ class Running:
     """How a job is run, whatever the job.
 
     Attributes:
-        engine: Beam runner.
-        workers: Local processes.
-        words: Flags for Beam.
+        asked: What is asked of the engine.
         dry_run: Print the plan and stop.
         command: The whole command line without secrets, for the record.
         out: Where to say what happens.
     """
 
-    engine: str
-    workers: int
-    words: tuple[str, ...]
+    asked: Asked
     dry_run: bool
     command: str
     out: Console
@@ -75,9 +72,9 @@ class Running:
             watch: How progress is seen; None where storage does not tell it.
         """
         if watch is None:
-            return runner.run(build, self.engine, self.workers, self.words)
+            return runner.run(build, self.asked)
         with progress.shown(watch.look, watch.total, watch.unit, self.out):
-            return runner.run(build, self.engine, self.workers, self.words)
+            return runner.run(build, self.asked)
 
     @contextlib.contextmanager
     def registered(
@@ -167,18 +164,14 @@ def run_job(
         KeyboardInterrupt: The user stopped it.
     """
     started = time.monotonic()
-    runner.ready(parsed.runner, parsed.workers, words)
+    asked = Asked(parsed.runner, parsed.workers, tuple(words), _places(parsed))
+    runner.ready(asked)
     config, run = entry
     with console.opened(parsed.quiet, parsed.verbose) as out:
-        running = Running(
-            engine=parsed.runner,
-            workers=parsed.workers,
-            words=tuple(words),
-            dry_run=parsed.dry_run,
-            command=recorded(typed),
-            out=out,
-        )
+        running = Running(asked, parsed.dry_run, recorded(typed), out)
         try:
+            for warning in engine_of(asked.runner).check(asked):
+                out.say(f"warning: {warning}")
             summary = run(_config(config, parsed), running)
         except GivenWayError as e:
             out.say(str(e))
@@ -210,6 +203,18 @@ def recorded(typed: Sequence[str]) -> str:
         words.append(flag + equals + ("REMOVED" if secret and value else redacted_source(value)))
         before = flag
     return shlex.join(["segclr-beam", *words])
+
+
+# The flags that say what is read and written.
+_PLACES = (
+    *("source", "input", "volume", "image", "segmentation", "agglomeration", "nodes", "model"),
+    *("store", "output"),
+)
+
+
+def _places(parsed: argparse.Namespace) -> tuple[str, ...]:
+    given = (getattr(parsed, name, None) for name in _PLACES)
+    return tuple(place for place in given if isinstance(place, str))
 
 
 def _config(cls: Any, parsed: argparse.Namespace) -> Any:

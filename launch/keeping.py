@@ -6,6 +6,7 @@ import pathlib
 import tempfile
 
 from launch import runner
+from launch.engines import engine_of
 from launch.jobs import Entry, Running, Summary, Watch
 from pipelines import compact, diff, versions
 from pipelines.request import store_url
@@ -33,10 +34,11 @@ def run_diff(config: diff.DiffConfig, running: Running) -> Summary:
         RequestError: The workers are elsewhere, and there is no place for the result.
     """
     plan = diff.plan(config)
-    if config.output is None and not runner.is_local(running.engine):
+    if config.output is None and not engine_of(running.asked.runner).local:
         raise RequestError(
-            f"--runner {running.engine} needs --output here: its workers are on other machines, "
-            "and hand back what they find as a file; name one that they and this machine reach"
+            f"--runner {running.asked.runner} needs --output here: its workers are on other "
+            "machines, and hand back what they find as a file; name one that they and this machine "
+            "reach"
         )
     if running.planned(plan.lines()):
         return {"dry_run": True, "plan": plan.to_json()}

@@ -1,4 +1,4 @@
-"""From flags to a Beam pipeline that has run: the only place that sees a runner."""
+"""From flags to a Beam pipeline that has run, on whatever engine (``launch.engines``)."""
 
 import contextlib
 import difflib
@@ -11,12 +11,10 @@ from typing import Any, NoReturn
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from launch.engines import Asked, beam_options, engine_of
+from launch.engines.base import unusable
 from launch.parsers import Parser, UsageError
 from volumes.errors import RequestError, RunError
-
-# Beam's ``DirectRunner`` would look for, and download, another engine; ours is the one in process.
-_IN_PROCESS = "FnApiRunner"
-_LOCAL = ("direct", "directrunner", "fnapi", "fnapirunner")
 
 # The step that Beam appends to the message of an exception.
 _STEP = re.compile(r" \[while running '[^']*'\]")
@@ -89,51 +87,28 @@ def unknown_flag(word: str, known: Sequence[str], theirs: Sequence[str]) -> str:
     return f"unknown flag {name}{hint} (neither this job nor Beam has it)"
 
 
-def is_local(runner: str) -> bool:
-    """Whether a runner is the one in this process, so that its workers are on this machine."""
-    return runner.lower() in _LOCAL
-
-
-def ready(runner: str, workers: int, words: Sequence[str]) -> beam.Pipeline:
+def ready(asked: Asked) -> beam.Pipeline:
     """An empty pipeline, so that wrong options are refused before anything is written.
 
     Args:
-        runner: Beam runner; ``DirectRunner`` is Beam's in-process Python runner.
-        workers: Local processes.
-        words: Flags for Beam.
+        asked: What is asked of the engine.
 
     Raises:
         UsageError: There is no such runner, or it lacks something.
     """
-    if is_local(runner):
-        mode = "in_memory" if workers == 1 else "multi_processing"
-        local = [f"--direct_running_mode={mode}", f"--direct_num_workers={workers}"]
-        return beam.Pipeline(options=PipelineOptions([f"--runner={_IN_PROCESS}", *local, *words]))
-    if workers != 1:
-        raise UsageError(
-            f"--workers {workers} is a number of processes on this machine, and --runner {runner} "
-            "runs elsewhere; leave it out, and give that runner's own flag (--num_workers)"
-        )
+    words = engine_of(asked.runner).words(asked)
     try:
-        return beam.Pipeline(options=PipelineOptions([f"--runner={runner}", *words]))
+        return beam.Pipeline(options=beam_options(words, asked.runner))
     except (ValueError, ImportError, AttributeError, TypeError) as e:
-        reason = " ".join(str(e).split()).rstrip(".")
-        raise UsageError(
-            f"--runner {runner} cannot be used: {reason}. Give what it asks for, or leave --runner "
-            "out to run in this process"
-        ) from e
+        raise unusable(asked.runner, e) from e
 
 
-def run(
-    build: Callable[[beam.Pipeline], Any], runner: str, workers: int, words: Sequence[str]
-) -> Counts:
+def run(build: Callable[[beam.Pipeline], Any], asked: Asked) -> Counts:
     """Build a pipeline and run it to its end.
 
     Args:
         build: Puts the job's graph into a pipeline.
-        runner: Beam runner; ``DirectRunner`` is Beam's in-process Python runner.
-        workers: Local processes.
-        words: Flags for Beam.
+        asked: What is asked of the engine.
 
     Returns:
         Beam's counters by name, summed over steps; distributions as ``name_sum``.
@@ -142,7 +117,7 @@ def run(
         RunError: The run failed; the message is that of the step that failed.
         KeyboardInterrupt: The user stopped it.
     """
-    pipeline = ready(runner, workers, words)
+    pipeline = ready(asked)
     build(pipeline)
     deaths: list[int] = []
     try:

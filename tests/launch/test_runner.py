@@ -4,6 +4,7 @@ import time
 import pytest
 
 from launch import runner
+from launch.engines import Asked
 from launch.parsers import UsageError
 from volumes.errors import RunError
 
@@ -66,7 +67,7 @@ def test_beam_gets_its_own_flags_and_nothing_else() -> None:
 @pytest.mark.parametrize("name", ["DirectRunner", "FnApiRunner", "directrunner"])
 @pytest.mark.parametrize(("workers", "mode"), [(1, "in_memory"), (3, "multi_processing")])
 def test_direct_runner_means_the_one_in_process(name: str, workers: int, mode: str) -> None:
-    options = runner.ready(name, workers, ["--job_name=x"]).options.get_all_options()
+    options = runner.ready(Asked(name, workers, ("--job_name=x",))).options.get_all_options()
     assert options["runner"] == "FnApiRunner"
     assert options["direct_running_mode"] == mode
     assert options["direct_num_workers"] == workers
@@ -95,7 +96,7 @@ def test_a_dead_worker_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
         time.sleep(30)
 
     with pytest.raises(RunError, match=r"ended by itself \(signal 9\).*fewer --workers or a small"):
-        runner.run(build, "DirectRunner", 2, [])
+        runner.run(build, Asked("DirectRunner", 2, ()))
 
 
 def test_a_worker_that_dies_when_all_is_done_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:

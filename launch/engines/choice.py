@@ -1,0 +1,16 @@
+"""From ``--runner`` to an engine."""
+
+from launch.engines.base import Engine
+from launch.engines.local import LocalEngine
+from launch.engines.other import OtherEngine
+
+ENGINES: tuple[Engine, ...] = (LocalEngine(),)
+"""The engines that this package knows."""
+
+
+def engine_of(runner: str) -> Engine:
+    """The engine that ``--runner`` names; one that is not known here is Beam's affair."""
+    for engine in ENGINES:
+        if runner.lower() in engine.names:
+            return engine
+    return OtherEngine()
