@@ -23,6 +23,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.commit
 	$(BIN)/python -m benchmarks.storage
 	$(BIN)/python -m benchmarks.access
+	$(BIN)/python -m benchmarks.scale
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

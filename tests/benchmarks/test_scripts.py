@@ -75,6 +75,15 @@ def test_the_comparison_with_igneous_runs_our_side_alone() -> None:
     assert all(float(c[-3]) > 0 and float(c[-2]) > 10 for c in cases)
 
 
+@pytest.mark.slow
+def test_scale_sets_engines_beside_each_other() -> None:
+    added = ["--engine", "again=--runner FnApiRunner"]
+    lines = printed("benchmarks.scale", "--quick", "--parts", "engines", *added)
+    header = next(i for i, line in enumerate(lines) if line.split()[:1] == ["engine"])
+    named = [line.split("  ")[1] for line in lines[header + 1 :]]
+    assert named == ["in process", "2 processes", "again"]
+
+
 def test_an_unknown_part_is_refused() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.commit", "--parts", "everything"],
