@@ -333,6 +333,7 @@ JOBS: dict[str, Job] = {
             ("output",),
             _demo,
             "launch.demo",
+            beam=False,
         ),
     )
 }

@@ -23,6 +23,7 @@ INSPECT_JOBS: tuple[Job, ...] = (
         ("path",),
         _info,
         "launch.inspecting",
+        beam=False,
     ),
 )
 """The job that looks at things and changes nothing."""

@@ -15,6 +15,7 @@ from launch import console, progress, runner
 from launch.cli import DONE, FAILED, WRONG
 from launch.console import Console
 from launch.engines import Asked, engine_of
+from launch.graphs import GraphFiles, graph_files
 from pipelines import convert, downsample, embed, export, ingest, reprocess, writing
 from pipelines.io import io_line, io_summary
 from volumes import objects, partition, runs, store
@@ -57,12 +58,14 @@ class Running:
         dry_run: Print the plan and stop.
         command: The whole command line without secrets, for the record.
         out: Where to say what happens.
+        graph: Where the job's graph is written; None where nobody asked.
     """
 
     asked: Asked
     dry_run: bool
     command: str
     out: Console
+    graph: GraphFiles | None = None
 
     def pipeline(self, build: Callable[[beam.Pipeline], Any], watch: Watch | None) -> runner.Counts:
         """Build a job's graph and run it, showing progress; gives Beam's counters.
@@ -72,9 +75,9 @@ class Running:
             watch: How progress is seen; None where storage does not tell it.
         """
         if watch is None:
-            return runner.run(build, self.asked)
+            return runner.run(build, self.asked, self.graph)
         with progress.shown(watch.look, watch.total, watch.unit, self.out):
-            return runner.run(build, self.asked)
+            return runner.run(build, self.asked, self.graph)
 
     @contextlib.contextmanager
     def registered(
@@ -120,10 +123,19 @@ class Running:
                 "start gives way"
             ) from e
 
-    def planned(self, lines: Sequence[str]) -> bool:
-        """Show a plan; whether to stop there."""
+    def planned(
+        self, lines: Sequence[str], build: Callable[[beam.Pipeline], Any] | None = None
+    ) -> bool:
+        """Show a plan; whether to stop there.
+
+        Args:
+            lines: The plan.
+            build: Puts the job's graph into a pipeline; None where the job has none.
+        """
         indented = [f"  {line}" for line in lines]
         if self.dry_run:
+            if build is not None and self.graph is not None:
+                runner.built(build, self.asked, self.graph)
             self.out.say("plan:", *indented, "dry run: nothing was written")
         else:
             self.out.tell(*indented)
@@ -170,9 +182,13 @@ def run_job(
     with console.opened(parsed.quiet, parsed.verbose) as out:
         running = Running(asked, parsed.dry_run, recorded(typed), out)
         try:
+            if getattr(parsed, "graph", None) is not None:
+                running = dataclasses.replace(running, graph=graph_files(name, parsed.graph))
             for warning in engine_of(asked.runner).check(asked):
                 out.say(f"warning: {warning}")
             summary = run(_config(config, parsed), running)
+            if running.graph is not None:
+                summary["graph"] = running.graph.told(out.say)
         except GivenWayError as e:
             out.say(str(e))
             summary = {"gave_way": True}
@@ -240,7 +256,7 @@ def run_downsample(config: downsample.DownsampleConfig, running: Running) -> Sum
 
 def write_volume(plan: writing.WritePlan, running: Running) -> Summary:
     """Run a job that writes a volume."""
-    if running.planned(plan.lines()):
+    if running.planned(plan.lines(), lambda root: writing.build(root, plan)):
         return {"dry_run": True, "plan": plan.to_json()}
     prepared = writing.prepare(plan, running.command)
     counts = runner.Counts()
@@ -269,7 +285,7 @@ def write_volume(plan: writing.WritePlan, running: Running) -> Summary:
 def run_embed(config: embed.EmbedConfig, running: Running) -> Summary:
     """Embed nodes into a store."""
     plan = embed.plan(config)
-    if running.planned(plan.lines()):
+    if running.planned(plan.lines(), lambda root: embed.build(root, plan)):
         return {"dry_run": True, "plan": plan.to_json()}
     url = plan.work.generation.store
     counts = runner.Counts()
@@ -291,7 +307,7 @@ def run_embed(config: embed.EmbedConfig, running: Running) -> Summary:
 def run_reprocess(config: reprocess.ReprocessConfig, running: Running) -> Summary:
     """Bring a store up to date."""
     plan = reprocess.plan(config)
-    if running.planned(plan.lines()):
+    if running.planned(plan.lines(), lambda root: embed.build(root, plan)):
         return {"dry_run": True, "plan": plan.to_json()}
     with _registered(plan, config.scheduled, running) as plan:
         embed.prepare(plan, running.command)
@@ -384,7 +400,7 @@ def _boxes_committed(plan: embed.EmbedPlan) -> int:
 def run_export(config: export.ExportConfig, running: Running) -> Summary:
     """Write a version of a store as tables."""
     plan = export.plan(config)
-    if running.planned(plan.lines()):
+    if running.planned(plan.lines(), lambda root: export.build(root, plan)):
         return {"dry_run": True, "plan": plan.to_json()}
     counts = runner.Counts()
     if plan.complete:

@@ -40,7 +40,8 @@ def run_diff(config: diff.DiffConfig, running: Running) -> Summary:
             "machines, and hand back what they find as a file; name one that they and this machine "
             "reach"
         )
-    if running.planned(plan.lines()):
+    shown = plan if config.output is not None else plan.into("diff.csv")
+    if running.planned(plan.lines(), lambda root: diff.build(root, shown)):
         return {"dry_run": True, "plan": plan.to_json()}
     with contextlib.ExitStack() as stack:
         if config.output is None:
@@ -83,7 +84,7 @@ def run_diff(config: diff.DiffConfig, running: Running) -> Summary:
 def run_compact(config: compact.CompactConfig, running: Running) -> Summary:
     """Remove from a store what its newest versions do not need."""
     plan = compact.plan(config)
-    if running.planned(plan.lines()):
+    if running.planned(plan.lines(), lambda root: compact.build(root, plan)):
         return {"dry_run": True, "plan": plan.to_json()}
     alone = running.registered(
         plan.url, plan.work.run, "compact", scheduled=config.scheduled, exclusive=True

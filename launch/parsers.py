@@ -36,6 +36,7 @@ class Job:
         required: Flags that it cannot do without.
         add_flags: Adds its flags to a parser.
         module: The module whose ``JOBS`` runs it; loaded when it is asked for.
+        beam: Whether it is a Beam graph, which ``--graph`` shows.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Job:
     required: tuple[str, ...]
     add_flags: Callable[[argparse.ArgumentParser], None]
     module: str = "launch.jobs"
+    beam: bool = True
 
 
 def floats(text: str) -> tuple[float, float, float]:
@@ -126,8 +128,8 @@ def processes(text: str) -> int:
     return count
 
 
-def common(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that every job has."""
+def common(parser: argparse.ArgumentParser, beam: bool = True) -> None:
+    """Add the flags that every job has, and those of every Beam graph."""
     group = parser.add_argument_group("running")
     group.add_argument("--config", metavar="FILE", help="YAML or JSON file that gives flags values")
     group.add_argument("--dry-run", action="store_true", help="print the plan and stop")
@@ -146,6 +148,18 @@ def common(parser: argparse.ArgumentParser) -> None:
         default="DirectRunner",
         help="a Beam runner; DirectRunner, the default, runs in this process. Flags that this "
         "list does not have go to Beam: --project, --region, --temp_location, ...",
+    )
+    if beam:
+        graph(group)
+
+
+def graph(group: Any) -> None:
+    """Add ``--graph``."""
+    group.add_argument(
+        "--graph",
+        metavar="FILE",
+        help="write the job's Beam graph, also with --dry-run: FILE.txt as text, FILE.svg as a "
+        "picture, FILE without a suffix as both",
     )
 
 
@@ -184,7 +198,7 @@ def job_parser(job: Job) -> Parser:
         allow_abbrev=False,
     )
     job.add_flags(parser)
-    common(parser)
+    common(parser, job.beam)
     needed = [a for a in parser._actions if a.dest in job.required]
     shown = [" ".join([*a.option_strings[-1:], _value_name(a)]) for a in needed]
     parser.usage = " ".join([parser.prog, *shown, "[flags]"])

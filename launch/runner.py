@@ -13,6 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from launch.engines import Asked, beam_options, engine_of
 from launch.engines.base import unusable
+from launch.graphs import GraphFiles
 from launch.parsers import Parser, UsageError
 from volumes.errors import RequestError, RunError
 
@@ -103,12 +104,26 @@ def ready(asked: Asked) -> beam.Pipeline:
         raise unusable(asked.runner, e) from e
 
 
-def run(build: Callable[[beam.Pipeline], Any], asked: Asked) -> Counts:
+def built(
+    build: Callable[[beam.Pipeline], Any], asked: Asked, graph: GraphFiles | None = None
+) -> beam.Pipeline:
+    """A pipeline with a job's graph, which is written where that was asked for; see ``run``."""
+    pipeline = ready(asked)
+    build(pipeline)
+    if graph is not None:
+        graph.write(pipeline)
+    return pipeline
+
+
+def run(
+    build: Callable[[beam.Pipeline], Any], asked: Asked, graph: GraphFiles | None = None
+) -> Counts:
     """Build a pipeline and run it to its end.
 
     Args:
         build: Puts the job's graph into a pipeline.
         asked: What is asked of the engine.
+        graph: Where the graph is written before it runs.
 
     Returns:
         Beam's counters by name, summed over steps; distributions as ``name_sum``.
@@ -117,8 +132,7 @@ def run(build: Callable[[beam.Pipeline], Any], asked: Asked) -> Counts:
         RunError: The run failed; the message is that of the step that failed.
         KeyboardInterrupt: The user stopped it.
     """
-    pipeline = ready(asked)
-    build(pipeline)
+    pipeline = built(build, asked, graph)
     deaths: list[int] = []
     try:
         with _watched(deaths):

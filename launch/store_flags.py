@@ -84,6 +84,7 @@ STORE_JOBS: tuple[Job, ...] = (
         ("store",),
         _versions,
         "launch.keeping",
+        beam=False,
     ),
     Job(
         "diff",

@@ -20,7 +20,7 @@ def run_verify(config: verify.VerifyConfig, running: Running) -> Summary:
     if config.volume is not None:
         return _run_volume(config.volume, config.repair, running)
     plan = verify.plan(config)
-    if running.planned(plan.lines()):
+    if running.planned(plan.lines(), lambda root: verify.build(root, plan)):
         return {"dry_run": True, "plan": plan.to_json()}
     with contextlib.ExitStack() as stack:
         if config.repair:
@@ -59,7 +59,7 @@ def _run_volume(volume: str, repair: bool, running: Running) -> Summary:
         UndoneError: Something is not as it was written.
     """
     plan = verify.plan_volume(volume, repair=repair)
-    if running.planned(plan.lines()):
+    if running.planned(plan.lines(), lambda root: verify.build_volume(root, plan)):
         return {"dry_run": True, "plan": plan.to_json()}
     # No progress: what is checked leaves no trace in storage that could be counted.
     counts = running.pipeline(lambda root: verify.build_volume(root, plan), None)
