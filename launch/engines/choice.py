@@ -3,8 +3,9 @@
 from launch.engines.base import Engine
 from launch.engines.local import LocalEngine
 from launch.engines.other import OtherEngine
+from launch.engines.prism import PrismEngine
 
-ENGINES: tuple[Engine, ...] = (LocalEngine(),)
+ENGINES: tuple[Engine, ...] = (LocalEngine(), PrismEngine())
 """The engines that this package knows."""
 
 
